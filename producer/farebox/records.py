@@ -1,0 +1,137 @@
+"""What crosses a process boundary: frozen Structs, written as MessagePack arrays.
+
+Evolution: fields are only ever appended, each with a default; none is renamed, retyped or moved. `v` says which
+version wrote a record; a reader takes every version up to its own and newer ones by their known fields.
+Golden bytes in `tests/test_records.py` hold this. Never pickle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal
+
+import msgspec
+
+Api = Literal["chat", "messages"]
+Outcome = Literal["succeeded", "failed", "cancelled"]
+Finish = Literal["answered", "truncated", "tool_call", "refused", "filtered", ""]
+Tier = Literal["standard", "flex"]
+
+
+class Job(msgspec.Struct, frozen=True, array_like=True):
+    """One completion to run, as its producer asked for it.
+
+    `body` is a JSON object in the wire format `api` names; it passes through untouched but for the model, the
+    output cap and what the budget demands. `max_tokens` is the cap used when the body has none (None: the model's
+    default). `drop_params` names parameters that may be dropped when the provider's API cannot say them.
+    """
+
+    v: int
+    custom_id: str
+    model_ref: str
+    api: Api
+    body: bytes
+    max_tokens: int | None = None
+    tier: Tier = "standard"
+    tags: tuple[str, ...] = ()
+    drop_params: tuple[str, ...] = ()
+
+
+class Result(msgspec.Struct, frozen=True, array_like=True):
+    """How a job ended.
+
+    `body` is the provider's JSON in the wire format the job was written in (its error body when it failed).
+    `finish` is "" unless an answer came. Money is in nano-dollars, `latency_ms` covers the last attempt.
+    `cost_nusd` is the cost of every attempt that is known; `unconfirmed_nusd` what lost attempts may have cost.
+    """
+
+    v: int
+    custom_id: str
+    model_ref: str
+    outcome: Outcome
+    finish: Finish = ""
+    status_code: int = 0
+    request_id: str = ""
+    body: bytes = b""
+    error_code: str = ""
+    error_message: str = ""
+    attempts: int = 0
+    cost_nusd: int = 0
+    unconfirmed_nusd: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    latency_ms: int = 0
+    tier: Tier = "standard"
+    price_version: str = ""
+    capped_by_default: bool = False
+
+
+class JobEnvelope(msgspec.Struct, frozen=True):
+    """arq's own job dictionary (`arq.jobs.serialize_job`): try, function, args, kwargs, enqueue time in ms."""
+
+    t: int | None
+    f: str
+    a: tuple[Job]
+    k: dict[str, str]
+    et: int
+
+
+class ResultEnvelope(msgspec.Struct, frozen=True):
+    """arq's own result dictionary (`arq.jobs.serialize_result`); args are left out, so a prompt is stored once."""
+
+    t: int
+    f: str
+    a: tuple[()]
+    k: dict[str, str]
+    et: int
+    s: bool
+    r: Result
+    st: int
+    ft: int
+    q: str
+    id: str
+
+
+VERSION = 1
+FUNCTION = "complete"  # the one arq function that every worker knows
+
+_encoder = msgspec.msgpack.Encoder()
+_job_decoder = msgspec.msgpack.Decoder(JobEnvelope)
+_result_decoder = msgspec.msgpack.Decoder(ResultEnvelope)
+
+
+def encode_job(job: Job, enqueued_ms: int) -> bytes:
+    """Write a job as arq's job dictionary."""
+    return _encoder.encode(JobEnvelope(t=None, f=FUNCTION, a=(job,), k={}, et=enqueued_ms))
+
+
+def decode_job(payload: bytes) -> JobEnvelope:
+    """Read a job. Raises: msgspec.DecodeError when it is not one of ours."""
+    return _job_decoder.decode(payload)
+
+
+def encode_result(envelope: ResultEnvelope) -> bytes:
+    """Write a result as arq's result dictionary."""
+    return _encoder.encode(envelope)
+
+
+def decode_result(payload: bytes) -> ResultEnvelope:
+    """Read a result. Raises: msgspec.DecodeError when it is not one of ours."""
+    return _result_decoder.decode(payload)
+
+
+def job_id(namespace: str, batch_id: str, custom_id: str) -> str:
+    """Name a job: the namespace, and 24 hex digits that stand for its batch and custom id.
+
+    The namespace stands in front because arq's own keys (`arq:job:<id>`) hold nothing else that tells teams apart.
+    """
+    digest = hashlib.blake2b(f"{batch_id}\0{custom_id}".encode(), digest_size=12, person=b"farebox job")
+    return f"{namespace}:{digest.hexdigest()}"
+
+
+def body_digest(job: Job) -> str:
+    """Stand for what a job asks, in 16 hex digits: the same id with another digest is another job, and refused."""
+    content = _encoder.encode((job.model_ref, job.api, job.body, job.max_tokens, job.tier, job.drop_params))
+    return hashlib.blake2b(content, digest_size=8, person=b"farebox body").hexdigest()

@@ -1,0 +1,1 @@
+"""What executes: the bus, adapters, prices and the command line. Install it as `farebox[worker]`."""
