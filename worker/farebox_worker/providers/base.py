@@ -111,7 +111,7 @@ class Prepared:
 
     `body` is the exact JSON to send. `input_bound` bounds the input tokens; `output_bound` bounds all output tokens
     together (cap x n). `capped_by_default` says the request named no cap of its own. `api` is the wire format the
-    job was written in, into which the answer is put back.
+    job was written in, into which the answer is put back. `headers` are sent beside the adapter's own.
     """
 
     body: bytes
@@ -119,6 +119,7 @@ class Prepared:
     output_bound: int
     capped_by_default: bool
     api: Api
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

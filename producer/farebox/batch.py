@@ -1,0 +1,294 @@
+"""Batches: create, fill, seal, follow, read and acknowledge. What a producer says to the bus.
+
+A batch is sealed when its producer has declared the total; it is complete when sealed and all its jobs are finished.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from farebox.errors import InputError, ServerError
+from farebox.keys import Keys, check_batch_id, check_tag, lane_of
+from farebox.ledger import Ledger, Scope
+from farebox.records import Job, Result, body_digest, decode_result, encode_job, job_id
+from farebox.scripts import CANCEL, SUBMIT, Argument, Tongue
+
+CHUNK_JOBS = 500
+CHUNK_BYTES = 1_000_000
+FULL_SHARE = 0.7  # of maxmemory: above it nothing is submitted, so that settles always fit
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """What a submit did: ids created now, and ids that existed with the same body."""
+
+    created: int
+    existing: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A batch at one moment. `total` is None until it is sealed; `scope` is its money."""
+
+    batch_id: str
+    name: str
+    created_ms: int
+    total: int | None
+    submitted: int
+    succeeded: int
+    failed: int
+    cancelled_jobs: int
+    cancelled: bool
+    finishes: dict[str, int]
+    capped_by_default: int
+    scope: Scope
+
+    @property
+    def finished(self) -> int:
+        """Jobs that have ended, however."""
+        return self.succeeded + self.failed + self.cancelled_jobs
+
+    @property
+    def complete(self) -> bool:
+        """Whether every job of a sealed batch has ended."""
+        return self.total is not None and self.finished >= self.total
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of a batch's result stream: the jobs that one settle finished."""
+
+    entry_id: str
+    results: list[tuple[str, Result]] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
+
+
+class Batch:
+    """One batch on one server.
+
+    Args:
+        redis: an asyncio client that does not decode responses.
+        batch_id: 1 to 64 letters, digits, dots, dashes and underscores.
+        namespace: which bus on that server.
+    """
+
+    def __init__(self, redis: Redis, batch_id: str, *, namespace: str = "farebox") -> None:
+        self.redis = redis
+        self.batch_id = check_batch_id(batch_id)
+        self.keys = Keys(namespace)
+        self.ledger = Ledger(redis, namespace)
+        self.tongue: Tongue = self.ledger.tongue
+        self._room_checked = 0.0
+
+    def job_id(self, custom_id: str) -> str:
+        """The id of the job that `custom_id` names in this batch."""
+        return job_id(self.keys.namespace, self.batch_id, custom_id)
+
+    async def open(self, name: str = "") -> None:
+        """Create the batch, or take an unfinished or sealed one up again. Raises: NoLedgerError, InputError."""
+        await self.ledger.epoch()
+        key, now_ms = self.keys.batch(self.batch_id), int(time.time() * 1000)
+        if await self.redis.hexists(key, "cancelled"):  # type: ignore[misc]
+            raise InputError(f"batch {self.batch_id} is cancelled and takes no more jobs: start a new one.")
+        async with self.redis.pipeline(transaction=True) as pipe:
+            pipe.hsetnx(key, "created_ms", str(now_ms))
+            pipe.hsetnx(key, "name", name)
+            pipe.hdel(key, "sealed", "total")
+            pipe.zadd(self.keys.batches, {self.batch_id: now_ms}, nx=True)
+            for kept in self._kept_keys():
+                pipe.persist(kept)
+            await pipe.execute()
+
+    async def submit(self, jobs: Iterable[Job], *, priority: int = 0, not_before_ms: int = 0) -> Submitted:
+        """Put jobs into their lanes, chunk by chunk; submitting a job twice is submitting it once.
+
+        Raises: JobConflictError (that chunk is not submitted), BatchClosedError, NoLedgerError, ServerError when the
+        server is above 70 % of its maxmemory.
+        """
+        created = existing = 0
+        lanes: dict[str, _Chunk] = {}
+        now_ms = int(time.time() * 1000)
+        for job in jobs:
+            for tag in job.tags:
+                check_tag(tag)
+            lane = lane_of(job.model_ref, job.tier)
+            chunk = lanes.setdefault(lane, _Chunk())
+            chunk.add(self.job_id(job.custom_id), body_digest(job), not_before_ms, encode_job(job, now_ms))
+            if chunk.full:
+                now_created, now_existing = await self._send(lane, lanes.pop(lane), priority)
+                created, existing = created + now_created, existing + now_existing
+        for lane, chunk in lanes.items():
+            now_created, now_existing = await self._send(lane, chunk, priority)
+            created, existing = created + now_created, existing + now_existing
+        return Submitted(created, existing)
+
+    async def _send(self, lane: str, chunk: _Chunk, priority: int) -> tuple[int, int]:
+        await self._refuse_when_full()
+        flow = self.keys.flow(priority, self.batch_id, lane)
+        answer = await self.tongue.say(SUBMIT, flow, self.batch_id, lane, *chunk.arguments)
+        return int(answer[1]), len(answer) - 2
+
+    async def _refuse_when_full(self) -> None:
+        if time.monotonic() - self._room_checked < 0.5:
+            return
+        self._room_checked = time.monotonic()
+        try:
+            memory = await self.redis.info("memory")
+        except ResponseError:
+            return
+        limit, used = int(memory.get("maxmemory", 0)), int(memory.get("used_memory", 0))
+        if limit and used > FULL_SHARE * limit:
+            raise ServerError(
+                f"the Redis server uses {used / limit:.0%} of its maxmemory: above {FULL_SHARE:.0%} nothing is "
+                "submitted. Collect results, wait for the workers, or give it more memory; then run it again."
+            )
+
+    async def seal(self, total: int, *, ids_days: float = 90, results_days: float = 7) -> None:
+        """Declare how many jobs the batch has: it is complete when that many are finished."""
+        key, day_ms = self.keys.batch(self.batch_id), 86_400_000
+        retention = {"ids_ttl": int(ids_days * day_ms), "results_ttl": int(results_days * day_ms)}
+        await self.redis.hset(key, mapping={"sealed": 1, "total": total, **retention})  # type: ignore[misc]
+        if (await self.progress()).complete:
+            async with self.redis.pipeline(transaction=True) as pipe:
+                for kept in self._kept_keys():
+                    pipe.pexpire(kept, retention["ids_ttl"])
+                await pipe.execute()
+
+    def _kept_keys(self) -> list[str]:
+        keys, batch_id = self.keys, self.batch_id
+        scope = f"batch:{batch_id}"
+        ids = f"{keys.prefix}ids:{batch_id}"
+        return [keys.batch(batch_id), ids, keys.flows(batch_id), keys.scope(scope), keys.limit(scope), keys.results(batch_id)]
+
+    async def progress(self) -> Progress:
+        """Count the batch. Raises: InputError when there is no such batch."""
+        record = await self.redis.hgetall(self.keys.batch(self.batch_id))  # type: ignore[misc]
+        if not record:
+            raise InputError(f"no batch {self.batch_id!r} here; `farebox batches` lists them.")
+        scope = await self.ledger.scope(f"batch:{self.batch_id}")
+        return _progress(self.batch_id, record, scope)
+
+    async def read(self, after: str = "0-0", *, count: int = 16, block_ms: int | None = None) -> list[Entry]:
+        """Read finished jobs after an entry of the result stream, oldest first; wait up to `block_ms` for the first.
+
+        Results that were deleted or have expired are named in `gone`.
+        """
+        found = await self.redis.xread({self.keys.results(self.batch_id): after}, count=count, block=block_ms)
+        if not found:
+            return []
+        entries = [(entry_id.decode(), list(fields)) for entry_id, fields in next(iter(_streams(found)))]
+        ids = [job for _, jobs in entries for job in jobs]
+        payloads = await self.redis.mget([self.keys.result(job.decode()) for job in ids])
+        by_id = dict(zip(ids, payloads, strict=True))
+        return [_entry(entry_id, {job: by_id[job] for job in jobs}) for entry_id, jobs in entries]
+
+    async def acknowledge(self, entries: Sequence[Entry]) -> None:
+        """Delete entries that were read and kept safe, and their results."""
+        if not entries:
+            return
+        async with self.redis.pipeline(transaction=True) as pipe:
+            results = [self.keys.result(job) for entry in entries for job, _ in entry.results]
+            for start in range(0, len(results), 1000):
+                pipe.unlink(*results[start : start + 1000])
+            pipe.xdel(self.keys.results(self.batch_id), *(entry.entry_id for entry in entries))
+            await pipe.execute()
+
+    async def cancel(self) -> bool:
+        """Stop everything that is not sent yet; True when it was not cancelled before. Raises: InputError."""
+        _, first = await self.tongue.say(CANCEL, self.batch_id)
+        return bool(first)
+
+    async def parked(self) -> list[tuple[str, str, int]]:
+        """The batch's parked flows: flow, the scope that has no room, what is needed in nano-dollars."""
+        flows = [flow.decode() for flow in await self.redis.smembers(self.keys.flows(self.batch_id))]  # type: ignore[misc]
+        records = await self.redis.hmget(self.keys.parking, flows) if flows else []  # type: ignore[misc]
+        parked = [(flow, record.decode().split("\t")) for flow, record in zip(flows, records, strict=True) if record]
+        return [(flow, scope, int(need)) for flow, (scope, need, *_) in parked]
+
+    async def waiting(self) -> tuple[int, int, int]:
+        """Count unfinished jobs: waiting in parked flows, waiting in others, in flight."""
+        flows = [flow.decode() for flow in await self.redis.smembers(self.keys.flows(self.batch_id))]  # type: ignore[misc]
+        parked = {flow for flow, _, _ in await self.parked()}
+        held = waits = running = 0
+        for flow in flows:
+            lane = self.keys.parts_of_flow(flow)[2]
+            async with self.redis.pipeline(transaction=True) as pipe:
+                pipe.zcard(flow)
+                pipe.zrange(self.keys.leases(lane), 0, -1)
+                queued, leased = await pipe.execute()
+            flying = 0
+            for start in range(0, len(leased), 1000):
+                scores = await self.redis.zmscore(flow, leased[start : start + 1000])
+                flying += sum(score is not None for score in scores)
+            running += flying
+            if flow in parked:
+                held += queued - flying
+            else:
+                waits += queued - flying
+        return held, waits, running
+
+
+class _Chunk:
+    """Arguments of one submit, up to 500 jobs or 1 MB."""
+
+    def __init__(self) -> None:
+        self.arguments: list[Argument] = []
+        self._bytes = 0
+
+    def add(self, identity: str, digest: str, due_ms: int, payload: bytes) -> None:
+        self.arguments += (identity, digest, due_ms, payload)
+        self._bytes += len(payload)
+
+    @property
+    def full(self) -> bool:
+        return len(self.arguments) >= 4 * CHUNK_JOBS or self._bytes >= CHUNK_BYTES
+
+
+async def list_batches(redis: Redis, *, namespace: str = "farebox") -> list[Progress]:
+    """Every batch that is still remembered, newest first."""
+    keys = Keys(namespace)
+    ids = [batch_id.decode() for batch_id in await redis.zrevrange(keys.batches, 0, -1)]
+    found = []
+    for batch_id in ids:
+        record = await redis.hgetall(keys.batch(batch_id))  # type: ignore[misc]
+        if record:
+            found.append(_progress(batch_id, record, await Ledger(redis, namespace).scope(f"batch:{batch_id}")))
+        else:
+            await redis.zrem(keys.batches, batch_id)
+    return found
+
+
+def _progress(batch_id: str, record: dict[bytes, bytes], scope: Scope) -> Progress:
+    text = {name.decode(): value.decode() for name, value in record.items()}
+    finishes = {name.removeprefix("finish:"): int(n) for name, n in text.items() if name.startswith("finish:")}
+    return Progress(
+        batch_id=batch_id,
+        name=text.get("name", ""),
+        created_ms=int(text.get("created_ms", 0)),
+        total=int(text["total"]) if "sealed" in text else None,
+        submitted=int(text.get("submitted", 0)),
+        succeeded=int(text.get("succeeded", 0)),
+        failed=int(text.get("failed", 0)),
+        cancelled_jobs=int(text.get("cancelled_jobs", 0)),
+        cancelled="cancelled" in text,
+        finishes=finishes,
+        capped_by_default=int(text.get("capped_by_default", 0)),
+        scope=scope,
+    )
+
+
+def _streams(found: object) -> list[list[tuple[bytes, dict[bytes, bytes]]]]:
+    """The entries of each stream in an XREAD reply: a list of pairs under RESP2, a dict under RESP3."""
+    if isinstance(found, dict):
+        return [entries[0] if len(entries) == 1 and isinstance(entries[0], list) else entries for entries in found.values()]
+    return [entries for _, entries in found]  # type: ignore[attr-defined]
+
+
+def _entry(entry_id: str, payloads: dict[bytes, bytes | None]) -> Entry:
+    results = [(job.decode(), decode_result(payload).r) for job, payload in payloads.items() if payload is not None]
+    return Entry(entry_id, results, [job.decode() for job, payload in payloads.items() if payload is None])

@@ -1,0 +1,76 @@
+"""Opens a connection to Redis and refuses servers that cannot hold money.
+
+Addresses are shown without their passwords, always.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit, urlunsplit
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
+
+from farebox.errors import ConfigError, ServerError
+
+OLDEST = (6, 2)  # ZADD GT/LT, and a COUNT that keeps its order
+
+
+def shown(url: str) -> str:
+    """A URL that may be shown: user and password replaced."""
+    parts = urlsplit(url)
+    if parts.username is None and parts.password is None:
+        return url
+    return urlunsplit(parts._replace(netloc=f"***@{parts.netloc.rpartition('@')[2]}"))
+
+
+def connect(url: str, *, client: type[Redis] = Redis) -> Redis:
+    """Make a client for a URL (redis://, rediss://, unix://). Nothing is sent yet.
+
+    Raises: ConfigError when the URL cannot be read.
+    """
+    try:
+        return client.from_url(  # type: ignore[no-any-return,no-untyped-call]
+            url,
+            socket_keepalive=True,
+            socket_connect_timeout=5.0,
+            health_check_interval=30,
+            retry=Retry(NoBackoff(), 0),  # verbs are resent by those who know what it means
+            max_connections=1000,
+        )
+    except ValueError as error:
+        raise ConfigError(f"[redis] url {shown(url)!r}: {error}") from None
+
+
+async def check_server(redis: Redis, *, url: str = "") -> None:
+    """Refuse a server that could lose or split the money.
+
+    Raises: ServerError when it is unreachable, evicting, too old or a cluster; the message says what to do.
+    """
+    where = shown(url) if url else "the Redis server"
+    try:
+        info = await redis.info("server")
+        memory = await redis.info("memory")
+    except AuthenticationError:
+        raise ServerError(f"{where} refuses the password or user in [redis] url.") from None
+    except ResponseError as error:
+        if "unknown command" in str(error):  # a fake server has no INFO and needs no check
+            return
+        raise ServerError(f"{where}: {error}") from None
+    except (RedisError, OSError) as error:
+        reason = str(error) or type(error).__name__
+        raise ServerError(
+            f"cannot reach {where}: {reason}. Start it, or correct [redis] url (environment: FAREBOX_REDIS_URL)."
+        ) from None
+    if info.get("redis_mode") == "cluster":
+        raise ServerError(f"{where} is a Redis Cluster: money needs one primary. Use a server without cluster mode.")
+    version = str(info.get("valkey_version") or info.get("redis_version", "0"))
+    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
+        raise ServerError(f"{where} runs version {version}: Redis 6.2 or newer, or Valkey, is needed.")
+    policy = str(memory.get("maxmemory_policy", "noeviction"))
+    if policy != "noeviction":
+        raise ServerError(
+            f"{where} evicts keys when full (maxmemory-policy {policy}), which would lose jobs and money. "
+            "Set `maxmemory-policy noeviction`."
+        )

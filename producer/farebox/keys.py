@@ -1,0 +1,191 @@
+"""Every Redis key, in one table. `<ns>` is the namespace; live keys have no TTL, retention starts at the finish.
+
+| key | type | TTL | writer | reader | holds |
+|---|---|---|---|---|---|
+| `<ns>:ledger` | hash | none | every verb | every verb | epoch, seq, clock, grace, lapsed, lease, jobs (last sequence number) |
+| `<ns>:limit:<scope>` | string | none | operator; producer for its own batch | admit, settle | the limit in nano-dollars |
+| `<ns>:scope:<scope>` | hash | none; batches: ids_days | admit, settle, lapse, book | everybody | spent, held, unconfirmed, overrun (nusd), calls, tokens, unpriced |
+| `<ns>:scopes` | set | none | settle, book | cost | names of the scopes that ever counted |
+| `<ns>:holds` | hash | none | admit, settle, lapse | settle, lapse | attempt token: hold, job, flow, scopes |
+| `<ns>:unconfirmed` | hash | none | settle, lapse | settle, cost | attempt token: amount, job, flow, scopes, when, why |
+| `<ns>:settled:<claim>` | hash | 10 min | settle | settle | which attempts of one claim are settled |
+| `<ns>:claim:<claim>` | string | one lease | claim | claim | what a claim took, so that it can be asked again |
+| `<ns>:lanes` | set | none | submit | workers, lapse | every lane that ever had a job |
+| `<ns>:lane:<lane>` | hash | none | claim, pause | claim | paused_until (ms), paused_why |
+| `<ns>:open:<lane>` | zset | none | submit, claim, settle | claim | flows with work now, by priority and jobs served |
+| `<ns>:wait:<lane>` | zset | none | claim, settle | claim | flows whose next job is due later, by ms |
+| `<ns>:leases:<lane>` | zset | none | claim, renew, settle | lapse | ids in flight, by the end of their lease in ms |
+| `<ns>:parking` | hash | none | admit | admit, status | parked flow: scope, need, since |
+| `<ns>:parked:<scope>` | zset | none | admit | settle, limit | parked flows by their need in nusd |
+| `<ns>:starved:<scope>` | string | 60 s | lapse | admit | the flow that waited 30 s: nothing smaller may pass it |
+| `<ns>:strikes` | hash | none | lapse, settle | claim | per job: attempts of unknown outcome, claims without an admit |
+| `<ns>:flow:<priority>:<batch>:<lane>` | zset | none | submit, claim, settle | claim, arq | job ids: sequence numbers < 1e12, due times and lease ends in ms |
+| `<ns>:batch:<batch>` | hash | ids_days | submit, settle | everybody | name, created_ms, total, sealed, cancelled, counts |
+| `<ns>:batches` | zset | none | submit | batches | batch ids by creation in ms |
+| `<ns>:flows:<batch>` | set | ids_days | submit | cancel, status | the flows of a batch |
+| `<ns>:ids:<batch>` | hash | ids_days | submit | submit | job digest: body digest; the tombstones |
+| `<ns>:results:<batch>` | stream | results_days | settle | results | entries of id, outcome pairs, one entry per settled group |
+| `<ns>:cancelled` | set | none | cancel | workers | batches whose waiting jobs are still to be swept |
+| `<ns>:bell:lane:<lane>`, `<ns>:bell:batch:<batch>` | list | 60 s | submit, claim, settle | workers | at most 4 doorbell tokens |
+| `<ns>:control` | channel | - | submit, limit, cancel | workers | "lane <lane>", "limit <scope>", "cancel <batch>", "pause <lane>" |
+| `<ns>:worker:<id>` | hash | 30 s | workers | workers, status | host, pid, lanes, in flight |
+| `<ns>:housekeeping` | zset | none | arq's cron | arq | arq's own queue for housekeeping |
+| `arq:job:<id>` | string | none | submit | claim, arq | arq's job dictionary, MessagePack |
+| `arq:in-progress:<id>` | string | none | claim, settle, lapse | arq, settle | attempt token (16 characters), then the flow |
+| `arq:retry:<id>` | string | none | settle, lapse | claim | attempts that were admitted and did not finish the job |
+| `arq:result:<id>` | string | results_days | settle | arq, results | arq's result dictionary, MessagePack |
+
+Job ids begin with the namespace, so arq's keys are told apart by it too. Lua builds keys from the prefix `<ns>:`
+(Redis Cluster is refused). Names: batch ids are 1 to 64 of `A-Z a-z 0-9 . _ -`; tags hold no control characters.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from farebox.errors import InputError
+
+SEQUENCE_END = 10**12  # scores below are sequence numbers, above are milliseconds
+_BATCH_ID = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
+_TAG = re.compile(r"[^\x00-\x1f\x7f,]{1,64}\Z")
+
+
+def lane_of(model_ref: str, tier: str = "standard") -> str:
+    """Name the lane of a model and tier: the model_ref, and `@flex` unless standard."""
+    return model_ref if tier == "standard" else f"{model_ref}@{tier}"
+
+
+def check_batch_id(batch_id: str) -> str:
+    """Return a batch id that may stand in a key. Raises: InputError."""
+    if not _BATCH_ID.match(batch_id):
+        raise InputError(f"batch id {batch_id!r}: use 1 to 64 letters, digits, dots, dashes and underscores")
+    return batch_id
+
+
+def check_tag(tag: str) -> str:
+    """Return a tag that may stand in a scope's name. Raises: InputError."""
+    if not _TAG.match(tag):
+        raise InputError(f"tag {tag!r}: use 1 to 64 characters, no commas and no control characters")
+    return tag
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys of one namespace."""
+
+    namespace: str = "farebox"
+
+    @property
+    def prefix(self) -> str:
+        """What stands before every key of ours."""
+        return f"{self.namespace}:"
+
+    @property
+    def ledger(self) -> str:
+        """The ledger's identity and clock."""
+        return f"{self.prefix}ledger"
+
+    @property
+    def scopes(self) -> str:
+        """Names of all scopes that ever counted."""
+        return f"{self.prefix}scopes"
+
+    @property
+    def unconfirmed(self) -> str:
+        """Money of attempts whose outcome is unknown."""
+        return f"{self.prefix}unconfirmed"
+
+    @property
+    def lanes(self) -> str:
+        """All lanes."""
+        return f"{self.prefix}lanes"
+
+    @property
+    def parking(self) -> str:
+        """Parked flows."""
+        return f"{self.prefix}parking"
+
+    @property
+    def batches(self) -> str:
+        """All batches by creation."""
+        return f"{self.prefix}batches"
+
+    @property
+    def cancelled(self) -> str:
+        """Cancelled batches that still hold waiting jobs."""
+        return f"{self.prefix}cancelled"
+
+    @property
+    def control(self) -> str:
+        """The control channel."""
+        return f"{self.prefix}control"
+
+    @property
+    def housekeeping(self) -> str:
+        """The name of arq's queue for housekeeping."""
+        return f"{self.prefix}housekeeping"
+
+    def scope(self, name: str) -> str:
+        """Counters of a scope."""
+        return f"{self.prefix}scope:{name}"
+
+    def limit(self, name: str) -> str:
+        """Limit of a scope."""
+        return f"{self.prefix}limit:{name}"
+
+    def flow(self, priority: int, batch_id: str, lane: str) -> str:
+        """The part of a lane that belongs to one batch at one priority: an arq queue."""
+        return f"{self.prefix}flow:{priority}:{batch_id}:{lane}"
+
+    def parts_of_flow(self, flow: str) -> tuple[int, str, str]:
+        """Priority, batch and lane of a flow's key."""
+        priority, batch_id, lane = flow[len(self.prefix) + len("flow:") :].split(":", 2)
+        return int(priority), batch_id, lane
+
+    def lane(self, lane: str) -> str:
+        """A lane's state."""
+        return f"{self.prefix}lane:{lane}"
+
+    def leases(self, lane: str) -> str:
+        """A lane's ids in flight."""
+        return f"{self.prefix}leases:{lane}"
+
+    def batch(self, batch_id: str) -> str:
+        """A batch's record."""
+        return f"{self.prefix}batch:{batch_id}"
+
+    def flows(self, batch_id: str) -> str:
+        """A batch's flows."""
+        return f"{self.prefix}flows:{batch_id}"
+
+    def results(self, batch_id: str) -> str:
+        """A batch's result stream."""
+        return f"{self.prefix}results:{batch_id}"
+
+    def lane_bell(self, lane: str) -> str:
+        """The doorbell of a lane."""
+        return f"{self.prefix}bell:lane:{lane}"
+
+    def batch_bell(self, batch_id: str) -> str:
+        """The doorbell of a batch, for workers that serve nothing else."""
+        return f"{self.prefix}bell:batch:{batch_id}"
+
+    def worker(self, worker_id: str) -> str:
+        """A worker process's heartbeat."""
+        return f"{self.prefix}worker:{worker_id}"
+
+    @staticmethod
+    def job(job_id: str) -> str:
+        """arq's payload key."""
+        return f"arq:job:{job_id}"
+
+    @staticmethod
+    def in_progress(job_id: str) -> str:
+        """arq's running key."""
+        return f"arq:in-progress:{job_id}"
+
+    @staticmethod
+    def result(job_id: str) -> str:
+        """arq's result key."""
+        return f"arq:result:{job_id}"

@@ -1,0 +1,18 @@
+-- cancel: nothing of the batch that is not sent yet will be sent. O(flows), whatever the number of jobs.
+--
+-- ARGV[4]  batch
+--
+-- Returns {seq, 1 when it was cancelled now, 0 when it was before}
+local batch = ARGV[4]
+if redis.call('EXISTS', P .. 'batch:' .. batch) == 0 then return redis.error_reply('BATCHCLOSED unknown') end
+local first = redis.call('HSETNX', P .. 'batch:' .. batch, 'cancelled', now)
+for _, flow in ipairs(redis.call('SMEMBERS', P .. 'flows:' .. batch)) do
+  local _, _, lane = parts(flow)
+  local scope = unpark(flow)
+  if scope and redis.call('GET', P .. 'starved:' .. scope) == flow then redis.call('DEL', P .. 'starved:' .. scope) end
+  redis.call('ZREM', P .. 'open:' .. lane, flow)
+  redis.call('ZREM', P .. 'wait:' .. lane, flow)
+end
+redis.call('SADD', P .. 'cancelled', batch)
+redis.call('PUBLISH', P .. 'control', 'cancel ' .. batch)
+return {seq, first}

@@ -1,0 +1,82 @@
+-- prelude: stands before every verb. Guards the ledger's identity, reads the server's clock, opens flows, rings bells.
+--
+-- KEYS[1]  <ns>:ledger
+-- ARGV[1]  prefix "<ns>:"
+-- ARGV[2]  the epoch the caller knows, "" when it knows none yet
+-- ARGV[3]  the highest seq the caller has seen: an older ledger has lost writes
+--
+-- Errors: NOLEDGER, LEDGERLOST. Nothing is written before they are raised.
+local P = ARGV[1]
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local SEQUENCE_END = 1e12
+
+local ledger = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'clock', 'lease')
+if not ledger[1] then
+  return redis.error_reply('NOLEDGER no ledger here')
+end
+if ARGV[2] ~= '' and ARGV[2] ~= ledger[1] then
+  return redis.error_reply('LEDGERLOST epoch ' .. ledger[1] .. ' where ' .. ARGV[2] .. ' was')
+end
+if tonumber(ledger[2] or 0) < tonumber(ARGV[3]) then
+  return redis.error_reply('LEDGERLOST seq ' .. (ledger[2] or 0) .. ' where ' .. ARGV[3] .. ' was')
+end
+local seq = redis.call('HINCRBY', KEYS[1], 'seq', 1)
+local lease_ms = tonumber(ledger[4] or 30000)
+if ledger[3] and now - tonumber(ledger[3]) > lease_ms / 3 then
+  redis.call('HSET', KEYS[1], 'clock', now, 'grace', now + lease_ms)
+else
+  redis.call('HSET', KEYS[1], 'clock', now)
+end
+
+local function int(n) return string.format('%.0f', n) end
+
+local function each(list, act)  -- in slices, because Lua can unpack only some thousand values
+  for from = 1, #list, 4000 do
+    act(unpack(list, from, math.min(from + 3999, #list)))
+  end
+end
+
+local function parts(flow)  -- priority, batch, lane
+  local priority, batch, lane = string.match(string.sub(flow, #P + 6), '^(%d):([^:]*):(.+)$')
+  return tonumber(priority), batch, lane
+end
+
+local function ring(kind, name)
+  local bell = P .. 'bell:' .. kind .. ':' .. name
+  if redis.call('LLEN', bell) < 4 then
+    redis.call('RPUSH', bell, '1')
+    redis.call('PEXPIRE', bell, 60000)
+  end
+end
+
+local function open(flow)  -- the flow has work now: claims may find it
+  if redis.call('HEXISTS', P .. 'parking', flow) == 1 then return end
+  local priority, batch, lane = parts(flow)
+  if redis.call('HEXISTS', P .. 'batch:' .. batch, 'cancelled') == 1 then return end
+  local opened = P .. 'open:' .. lane
+  if not redis.call('ZSCORE', opened, flow) then  -- level with the flow of its priority that has had least
+    local band = (9 - priority) * 1e14
+    local least = redis.call('ZRANGEBYSCORE', opened, int(band), '(' .. int(band + 1e14), 'WITHSCORES', 'LIMIT', 0, 1)[2]
+    redis.call('ZADD', opened, least or int(band), flow)
+  end
+  ring('lane', lane)
+  ring('batch', batch)
+end
+
+local function later(flow, due)  -- the flow has work at `due` ms
+  local _, _, lane = parts(flow)
+  local known = redis.call('ZSCORE', P .. 'wait:' .. lane, flow)
+  if not known or tonumber(known) > due then
+    redis.call('ZADD', P .. 'wait:' .. lane, int(due), flow)
+  end
+end
+
+local function unpark(flow)
+  local parked = redis.call('HGET', P .. 'parking', flow)
+  if not parked then return end
+  local scope = string.match(parked, '^([^\t]*)')
+  redis.call('HDEL', P .. 'parking', flow)
+  redis.call('ZREM', P .. 'parked:' .. scope, flow)
+  return scope
+end

@@ -1,0 +1,109 @@
+"""Runs the Lua verbs: one atomic step each, by their SHA, loading a script again when the server has lost it.
+
+A `Tongue` remembers the ledger's epoch and the highest seq it has seen, sends both with every verb, and turns the
+verbs' own error words into Farebox errors. It never retries: verbs are safe to send again, and callers decide.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError, ResponseError
+
+from farebox.errors import BatchClosedError, JobConflictError, LedgerLostError, NoLedgerError
+from farebox.keys import Keys
+
+Argument = str | bytes | int
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One Lua verb: its name, its whole source, and the SHA that names it on the server."""
+
+    name: str
+    source: bytes
+    sha: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sha", hashlib.sha1(self.source, usedforsecurity=False).hexdigest())
+
+
+SHARED = files("farebox") / "lua"
+
+
+def load(name: str, *before: str, folder: Traversable = SHARED) -> Script:
+    """Read `name`.lua of a folder, with the named files of `farebox/lua` before it."""
+    parts = [(SHARED / f"{part}.lua").read_bytes() for part in before]
+    return Script(name, b"\n".join([*parts, (folder / f"{name}.lua").read_bytes()]))
+
+
+CREATE = load("create")
+BOOK = load("book")
+RESET = load("reset")
+SUBMIT = load("submit", "prelude")
+LIMIT = load("limit", "prelude", "scopes")
+CANCEL = load("cancel", "prelude")
+
+
+async def evaluate(redis: Redis, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+    """Run a script by its SHA; load it first if the server does not know it."""
+    try:
+        return await redis.evalsha(script.sha, len(keys), *keys, *arguments)  # type: ignore[no-untyped-call,arg-type]
+    except NoScriptError:
+        return await redis.eval(script.source, len(keys), *keys, *arguments)  # type: ignore[no-untyped-call,arg-type]
+
+
+class Tongue:
+    """Speaks the verbs to one namespace of one server, and holds what it has seen of the ledger.
+
+    Attributes:
+        epoch: the ledger's identity once it was seen, "" before.
+        seq: the highest sequence number seen. A server that is behind it has lost writes.
+    """
+
+    def __init__(self, redis: Redis, keys: Keys) -> None:
+        self.redis = redis
+        self.keys = keys
+        self.epoch = ""
+        self.seq = 0
+
+    async def say(self, script: Script, *arguments: Argument) -> list[Any]:
+        """Run a verb and return its answer, seq first.
+
+        Raises: NoLedgerError, LedgerLostError, BatchClosedError, JobConflictError; redis errors pass through.
+        """
+        try:
+            answer: list[Any] = await evaluate(
+                self.redis, script, [self.keys.ledger], [self.keys.prefix, self.epoch, self.seq, *arguments]
+            )
+        except ResponseError as error:
+            raise _translated(error, self.keys.namespace) from error
+        self.seq = max(self.seq, int(answer[0]))
+        return answer
+
+
+def _translated(error: ResponseError, namespace: str) -> Exception:
+    word, _, rest = str(error).partition(" ")
+    match word:
+        case "NOLEDGER":
+            return NoLedgerError(
+                f"no ledger in namespace {namespace!r} on this server. If it is new, create one with "
+                "`farebox budget set USD` (or `farebox budget off`); if it is not, its data is gone: "
+                "see `farebox ledger adopt`."
+            )
+        case "LEDGERLOST":
+            return LedgerLostError(
+                f"the server's ledger is not the one seen before ({rest}): it lost writes or was replaced. "
+                "Nothing is sent until someone decides; `farebox ledger adopt` goes on deliberately."
+            )
+        case "BATCHCLOSED":
+            return BatchClosedError(f"the batch takes no new jobs: {rest}")
+        case "CONFLICT":
+            return JobConflictError(rest.split(" "))
+    return error

@@ -1,0 +1,334 @@
+"""The six verbs, one promise a test, on a fake and on a real server."""
+
+import asyncio
+
+import pytest
+
+from farebox.batch import Batch
+from farebox.errors import BatchClosedError, JobConflictError, LedgerLostError, NoLedgerError
+from farebox.records import Job, Result, ResultEnvelope, encode_result
+from farebox_worker.bus.admit import Fare, admit
+from farebox_worker.bus.claim import Ask, claim
+from farebox_worker.bus.lapse import lapse
+from farebox_worker.bus.renew import renew
+from farebox_worker.bus.settle import Settlement, settle
+from farebox_worker.bus.sweep import sweep
+
+LANE = "echo:echo"
+LEASE = 30_000
+TTL = 60_000
+
+
+def jobs(count, start=0, lane=LANE):
+    return [Job(1, f"c{n}", lane, "chat", b'{"messages":[]}') for n in range(start, start + count)]
+
+
+def scopes(batch):
+    return ("global", f"batch:{batch.batch_id}", "provider:echo", "model:echo:echo")
+
+
+def finished(claimed, *, amount=0, outcome="succeeded answered", money="actual", result=True):
+    envelope = ResultEnvelope(
+        t=1, f="complete", a=(), k={}, et=1, s=True, r=Result(1, claimed.job_id, LANE, "succeeded"),
+        st=1, ft=2, q=claimed.flow, id=claimed.job_id,
+    )
+    return Settlement(
+        claimed.job_id, claimed.flow, claimed.token, "finish", money, amount, 3, 4,
+        outcome=outcome, result=encode_result(envelope) if result else b"",
+    )
+
+
+@pytest.fixture
+async def batch(redis):
+    batch = Batch(redis, "b1")
+    await batch.ledger.create()
+    await batch.open("test")
+    return batch
+
+
+async def take(batch, slots=10, **options):
+    return (await claim(batch.tongue, [Ask(LANE, slots)], lease_ms=options.pop("lease_ms", LEASE), **options)).jobs
+
+
+async def enter(batch, claimed, hold):
+    return await admit(batch.tongue, [Fare(job, hold, scopes(batch)) for job in claimed])
+
+
+async def test_a_job_submitted_twice_is_submitted_once(batch):
+    assert (await batch.submit(jobs(3))).created == 3
+    again = await batch.submit(jobs(5))
+    assert (again.created, again.existing) == (2, 3)
+    assert len(await take(batch)) == 5
+
+
+async def test_the_same_id_with_another_body_is_refused_by_name(batch):
+    await batch.submit(jobs(3))
+    other = Job(1, "c1", LANE, "chat", b'{"messages":[1]}')
+    with pytest.raises(JobConflictError) as caught:
+        await batch.submit([*jobs(1, 7), other])
+    assert caught.value.job_ids == [batch.job_id("c1")]
+    assert len(await take(batch)) == 3
+
+
+async def test_without_a_ledger_nothing_is_submitted_or_claimed(redis):
+    batch = Batch(redis, "b1")
+    with pytest.raises(NoLedgerError):
+        await batch.open()
+    with pytest.raises(NoLedgerError):
+        await take(batch)
+    assert await redis.keys("*") == []
+
+
+async def test_an_older_ledger_is_refused_before_anything_is_written(batch, redis):
+    await batch.submit(jobs(1))
+    await redis.hset("farebox:ledger", "seq", 0)
+    with pytest.raises(LedgerLostError):
+        await take(batch)
+    assert await redis.keys("arq:in-progress:*") == []
+
+
+async def test_another_epoch_is_refused(batch, redis):
+    await redis.hset("farebox:ledger", "epoch", "other")
+    with pytest.raises(LedgerLostError, match="other"):
+        await take(batch)
+
+
+async def test_claims_come_in_order_and_never_twice(batch):
+    await batch.submit(jobs(10))
+    first, second = await take(batch, 4), await take(batch, 10)
+    taken = [job.payload for job in first + second]
+    assert len(set(taken)) == 10
+    assert [b"c%d" % n in payload for n, payload in enumerate(taken)] == [True] * 10
+
+
+async def test_a_claim_asked_again_gives_the_same_jobs(batch):
+    await batch.submit(jobs(6))
+    first = await take(batch, 3, name="abcdefghijkl")
+    again = await take(batch, 3, name="abcdefghijkl")
+    assert [(job.job_id, job.token, job.payload) for job in first] == [(j.job_id, j.token, j.payload) for j in again]
+    assert len(await take(batch)) == 3
+
+
+async def test_an_admit_keeps_the_invariant_and_parks_what_has_no_room(batch):
+    await batch.submit(jobs(5))
+    await batch.ledger.set_limit("global", 250)
+    verdicts = await enter(batch, await take(batch), 100)
+    assert [verdict.word for verdict in verdicts] == ["ok", "ok", "no_room", "no_room", "no_room"]
+    assert (verdicts[2].scope, verdicts[2].need_nusd) == ("global", 100)
+    assert (await batch.ledger.scope()).held_nusd == 200
+    assert [(scope, need) for _, scope, need in await batch.parked()] == [("global", 100)]
+    assert await take(batch) == []
+    assert await batch.waiting() == (3, 0, 2)
+
+
+async def test_an_admit_sent_again_holds_once(batch):
+    await batch.submit(jobs(1))
+    claimed = await take(batch)
+    await enter(batch, claimed, 70)
+    assert [verdict.word for verdict in await enter(batch, claimed, 70)] == ["ok"]
+    assert (await batch.ledger.scope()).held_nusd == 70
+
+
+async def test_freed_money_reopens_what_fits_and_rings(batch, redis):
+    await batch.submit(jobs(3))
+    await batch.ledger.set_limit("global", 100)
+    claimed = await take(batch)
+    await enter(batch, claimed, 100)
+    await redis.delete("farebox:bell:lane:" + LANE)
+    assert await settle(batch.tongue, [finished(claimed[0], amount=5)], results_ttl_ms=TTL) == ["done"]
+    assert await batch.parked() != []  # 95 free, 100 needed
+    await batch.ledger.set_limit("global", 105)
+    assert await batch.parked() == []
+    assert await redis.llen("farebox:bell:lane:" + LANE) == 1
+    assert [job.job_id for job in await take(batch)] == [job.job_id for job in claimed[1:]]
+
+
+async def test_a_settle_books_every_scope_and_finishes_the_job(batch, redis):
+    await batch.submit(jobs(2))
+    await batch.seal(2)
+    claimed = await take(batch)
+    await enter(batch, claimed, 100)
+    await settle(batch.tongue, [finished(job, amount=30) for job in claimed], results_ttl_ms=TTL)
+    for name in scopes(batch):
+        scope = await batch.ledger.scope(name)
+        assert (scope.spent_nusd, scope.held_nusd, scope.calls, scope.input_tokens) == (60, 0, 2, 6)
+    progress = await batch.progress()
+    assert (progress.succeeded, progress.complete, progress.finishes) == (2, True, {"answered": 2})
+    [entry] = await batch.read()
+    assert [job for job, _ in entry.results] == [job.job_id for job in claimed]
+    assert await redis.keys("arq:job:*") == await redis.keys("arq:in-progress:*") == []
+    assert await redis.zcard(claimed[0].flow) == 0
+    assert await redis.ttl("farebox:batch:b1") > 0
+    await batch.acknowledge([entry])
+    assert await batch.read() == []
+    assert await redis.keys("arq:result:*") == []
+
+
+async def test_a_settle_sent_again_changes_nothing(batch):
+    await batch.submit(jobs(1))
+    claimed = await take(batch)
+    await enter(batch, claimed, 100)
+    settlement = finished(claimed[0], amount=30)
+    await settle(batch.tongue, [settlement], results_ttl_ms=TTL)
+    assert await settle(batch.tongue, [settlement], results_ttl_ms=TTL) == ["repeat"]
+    assert (await batch.ledger.scope()).spent_nusd == 30
+    assert (await batch.progress()).succeeded == 1
+
+
+async def test_a_dead_worker_leaves_its_hold_unconfirmed_and_its_job_due(batch):
+    await batch.submit(jobs(2))
+    claimed = await take(batch, lease_ms=1)
+    await enter(batch, claimed[:1], 100)
+    await asyncio.sleep(0.01)
+    assert {(end.job_id, end.hold_nusd) for end in await lapse(batch.tongue)} == {
+        (claimed[0].job_id, 100), (claimed[1].job_id, None),
+    }
+    scope = await batch.ledger.scope()
+    assert (scope.held_nusd, scope.unconfirmed_nusd) == (0, 100)
+    [owed] = await batch.ledger.unconfirmed()
+    assert (owed.amount_nusd, owed.job_id, owed.why) == (100, claimed[0].job_id, "worker died")
+    again = {job.job_id: job for job in await take(batch)}
+    assert (again[claimed[0].job_id].attempts, again[claimed[0].job_id].doubts) == (1, 1)
+    assert (again[claimed[1].job_id].attempts, again[claimed[1].job_id].claims) == (0, 1)
+
+
+async def test_a_late_settle_replaces_what_was_unconfirmed(batch):
+    await batch.submit(jobs(1))
+    [claimed] = await take(batch, lease_ms=1)
+    await enter(batch, [claimed], 100)
+    await asyncio.sleep(0.01)
+    await lapse(batch.tongue)
+    [second] = await take(batch)
+    await enter(batch, [second], 100)
+    assert await settle(batch.tongue, [finished(claimed, amount=40)], results_ttl_ms=TTL) == ["done"]
+    scope = await batch.ledger.scope()
+    assert (scope.spent_nusd, scope.held_nusd, scope.unconfirmed_nusd) == (40, 100, 0)
+    assert await settle(batch.tongue, [finished(second, amount=50)], results_ttl_ms=TTL) == ["money"]
+    scope = await batch.ledger.scope()
+    assert (scope.spent_nusd, scope.held_nusd, (await batch.progress()).succeeded) == (90, 0, 1)
+
+
+async def test_a_stale_failure_touches_money_only(batch):
+    await batch.submit(jobs(1))
+    [claimed] = await take(batch, lease_ms=1)
+    await enter(batch, [claimed], 100)
+    await asyncio.sleep(0.01)
+    await lapse(batch.tongue)
+    late = finished(claimed, outcome="failed", money="release")
+    assert await settle(batch.tongue, [late], results_ttl_ms=TTL) == ["money"]
+    assert (await batch.ledger.scope()).used_nusd == 0
+    assert len(await take(batch)) == 1
+
+
+async def test_an_attempt_the_ledger_does_not_know_is_booked(batch, redis):
+    await batch.submit(jobs(1))
+    [claimed] = await take(batch)
+    await enter(batch, [claimed], 100)
+    await redis.hdel("farebox:holds", claimed.token)
+    stray = finished(claimed, amount=25)
+    stray = Settlement(**{name: getattr(stray, name) for name in stray.__slots__} | {"scopes": scopes(batch)})
+    await settle(batch.tongue, [stray], results_ttl_ms=TTL)
+    assert (await batch.ledger.scope("model:echo:echo")).spent_nusd == 25
+
+
+async def test_a_retry_is_due_later_and_counts_its_attempt(batch):
+    await batch.submit(jobs(1))
+    [claimed] = await take(batch)
+    await enter(batch, [claimed], 100)
+    now = (await batch.redis.time())[0] * 1000
+    again = Settlement(claimed.job_id, claimed.flow, claimed.token, "retry", "release", due=str(now + 1500), attempts=1)
+    await settle(batch.tongue, [again], results_ttl_ms=TTL)
+    waiting = await claim(batch.tongue, [Ask(LANE, 5)], lease_ms=LEASE)
+    assert waiting.jobs == []
+    assert 0 < waiting.due_in_s <= 1.5
+    await asyncio.sleep(waiting.due_in_s + 0.01)
+    [second] = await take(batch)
+    assert second.attempts == 1
+
+
+async def test_a_returned_job_regains_its_place(batch):
+    await batch.submit(jobs(4))
+    first, second = await take(batch, 2)
+    back = [Settlement(j.job_id, j.flow, j.token, "return", "release", due=j.score) for j in (second, first)]
+    await settle(batch.tongue, back, results_ttl_ms=TTL)
+    assert [job.job_id for job in (await take(batch, 2))] == [first.job_id, second.job_id]
+
+
+async def test_a_renewed_lease_does_not_lapse_and_a_lost_one_is_told(batch, redis):
+    await batch.submit(jobs(2))
+    one, two = await take(batch, lease_ms=50)
+    await redis.set(f"arq:in-progress:{two.job_id}", "x" * 16 + two.flow)
+    assert await renew(batch.tongue, [one, two], lease_ms=LEASE) == [two]
+    await asyncio.sleep(0.06)
+    assert [end.job_id for end in await lapse(batch.tongue)] == [two.job_id]
+
+
+async def test_nothing_lapses_for_one_lease_after_the_server_was_away(batch, redis):
+    await batch.submit(jobs(1))
+    await take(batch, lease_ms=1)
+    clock = int(await redis.hget("farebox:ledger", "clock"))
+    await redis.hset("farebox:ledger", "clock", clock - 20_000)
+    await asyncio.sleep(0.01)
+    assert await lapse(batch.tongue) == []
+    assert await take(batch) == []
+    assert len(await lapse(batch.tongue, dead=True)) == 1
+
+
+async def test_a_small_batch_behind_a_big_one_gets_half(batch, redis):
+    await batch.submit(jobs(500))
+    assert len(await take(batch, 100)) == 100
+    small = Batch(redis, "small")
+    await small.ledger.create()
+    await small.open()
+    await small.submit(jobs(40))
+    mixed = [job.flow for job in await take(batch, 60)]
+    assert mixed.count(f"farebox:flow:0:small:{LANE}") == 30
+
+
+async def test_a_higher_priority_goes_first(batch):
+    await batch.submit(jobs(5))
+    await batch.submit(jobs(5, 5), priority=9)
+    assert [job.flow[13] for job in await take(batch, 7)] == ["9"] * 5 + ["0"] * 2
+
+
+async def test_a_worker_of_one_batch_takes_nothing_else(batch, redis):
+    other = Batch(redis, "other")
+    await other.ledger.create()
+    await other.open()
+    await other.submit(jobs(3))
+    await batch.submit(jobs(2))
+    assert len(await take(batch, 10, only_batch="b1")) == 2
+
+
+async def test_a_cancelled_batch_is_not_claimed_not_admitted_and_swept(batch, redis):
+    await batch.submit(jobs(5))
+    await batch.seal(5)
+    claimed = await take(batch, 2)
+    await enter(batch, claimed[:1], 10)
+    assert await batch.cancel()
+    assert await take(batch) == []
+    assert [verdict.word for verdict in await enter(batch, claimed[1:], 10)] == ["cancelled"]
+    assert await sweep(batch.tongue, results_ttl_ms=TTL) == 3
+    done = [finished(claimed[0], amount=1), finished(claimed[1], outcome="cancelled", money="release")]
+    await settle(batch.tongue, done, results_ttl_ms=TTL)
+    progress = await batch.progress()
+    assert (progress.succeeded, progress.cancelled_jobs, progress.complete) == (1, 4, True)
+    with pytest.raises(BatchClosedError):
+        await batch.submit(jobs(1, 9))
+
+
+async def test_a_sealed_batch_takes_nothing_new_until_it_is_opened_again(batch):
+    await batch.submit(jobs(1))
+    await batch.seal(1)
+    with pytest.raises(BatchClosedError, match="sealed"):
+        await batch.submit(jobs(1, 1))
+    await batch.open()
+    assert (await batch.submit(jobs(2))).created == 1
+
+
+async def test_a_hundred_admits_at_once_pass_exactly_five(batch, redis):
+    await batch.submit(jobs(100))
+    await batch.ledger.set_limit("batch:b1", 509)
+    claimed = await take(batch, 100)
+    verdicts = await asyncio.gather(*(enter(batch, [job], 100) for job in claimed))
+    assert sum(verdict.word == "ok" for [verdict] in verdicts) == 5

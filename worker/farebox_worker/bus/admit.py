@@ -1,0 +1,50 @@
+"""admit: set the worst-case cost of claimed jobs aside. What is not admitted must not be sent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from farebox.scripts import Argument, Tongue
+from farebox_worker.bus.claim import Claimed
+from farebox_worker.bus.scripts import ADMIT
+
+
+@dataclass(frozen=True, slots=True)
+class Fare:
+    """What admitting one attempt takes: its hold in nano-dollars, and the scopes it counts in."""
+
+    claimed: Claimed
+    hold_nusd: int
+    scopes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether an attempt may be sent. `no_room` names the scope and the need; then the job is back in its place."""
+
+    word: Literal["ok", "no_room", "cancelled", "lost"]
+    scope: str = ""
+    need_nusd: int = 0
+
+
+_OK = Verdict("ok")
+
+
+async def admit(tongue: Tongue, fares: Sequence[Fare]) -> list[Verdict]:
+    """Admit attempts, each all or nothing. Safe to send again. Raises: LedgerError; redis errors pass through."""
+    positions: dict[str, int] = {}
+    jobs: list[Argument] = []
+    for fare in fares:
+        claimed = fare.claimed
+        places = ",".join(str(positions.setdefault(scope, len(positions) + 1)) for scope in fare.scopes)
+        jobs += (claimed.job_id, claimed.flow, claimed.token, claimed.score, fare.hold_nusd, places)
+    answer = await tongue.say(ADMIT, len(positions), *positions, *jobs)
+    return [_OK if word == b"ok" else _verdict(word.decode()) for word in answer[1:]]
+
+
+def _verdict(words: str) -> Verdict:
+    word, _, rest = words.partition(" ")
+    scope, _, need = rest.rpartition(" ")
+    return Verdict(word, scope, int(need) if need else 0)  # type: ignore[arg-type]  # the four words of admit.lua

@@ -1,0 +1,150 @@
+-- claim: take due jobs from the flows of many lanes, fairly, and lease them to the caller.
+--
+-- ARGV[4]  the claim's name, 12 random characters; an attempt's token is this and four digits
+-- ARGV[5]  lease in ms
+-- ARGV[6]  a batch to serve alone, or "" for all
+-- ARGV[7]  most bytes of payload in the answer (one job always fits)
+-- ARGV[8…] per lane: lane, free slots, most jobs in flight in the whole fleet (0 = no limit)
+--
+-- Returns {seq, now in ms, when the next job is due in ms or 0,
+--          per job: id, flow, token, score to go back to, attempts before, doubts, claims without an admit, payload}
+-- Invariant: an id in flight has its lease's end as score, so it is never at the head of its flow.
+local claim, lease, only, max_bytes = ARGV[4], tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7])
+local ends = int(now + lease)
+local answer = {seq, int(now), 0}
+local next_due = nil
+
+local function token(n) return claim .. string.format('%04d', n) end
+
+local function describe(id, flow, mine, score, payload)
+  local attempts, doubts, claims = 0, 0, 0
+  if tonumber(score) >= SEQUENCE_END then  -- only a job that went back by time has a history
+    attempts = redis.call('GET', 'arq:retry:' .. id) or 0
+    local strikes = redis.call('HMGET', P .. 'strikes', id .. ':doubts', id .. ':claims')
+    doubts, claims = strikes[1] or 0, strikes[2] or 0
+  end
+  for _, value in ipairs({id, flow, mine, score, attempts, doubts, claims, payload}) do answer[#answer + 1] = value end
+end
+
+local before = redis.call('GET', P .. 'claim:' .. claim)
+if before then  -- the answer was lost on its way: give what is still the caller's
+  for mine, flow, score, id in string.gmatch(before, '([^\t]+)\t([^\t]+)\t([^\t]+)\t([^\n]+)\n') do
+    local payload = redis.call('GET', 'arq:job:' .. id)
+    if payload and string.sub(redis.call('GET', 'arq:in-progress:' .. id) or '', 1, 16) == mine then
+      describe(id, flow, mine, score, payload)
+    end
+  end
+  return answer
+end
+
+local taken, bytes, record = 0, 0, {}
+
+local function due_ids(flow, most)  -- id, score pairs: what is due by time first, then by sequence
+  local found = {}
+  local late = redis.call('ZRANGEBYSCORE', flow, int(SEQUENCE_END), int(now), 'WITHSCORES', 'LIMIT', 0, most)
+  for i = 1, #late, 2 do
+    if redis.call('EXISTS', 'arq:in-progress:' .. late[i]) == 1 then
+      redis.call('ZADD', flow, int(now + 1000), late[i])  -- its lease has ended: lapse decides, within a second
+    else
+      found[#found + 1], found[#found + 2] = late[i], late[i + 1]
+    end
+  end
+  if #found / 2 < most then
+    local fresh = redis.call('ZRANGEBYSCORE', flow, '-inf', '(' .. int(SEQUENCE_END), 'WITHSCORES', 'LIMIT', 0, most - #found / 2)
+    for i = 1, #fresh do found[#found + 1] = fresh[i] end
+  end
+  return found
+end
+
+local function take(flow, lane, most)
+  local found = due_ids(flow, most)
+  if #found == 0 then return 0 end
+  local keys = {}
+  for i = 1, #found, 2 do keys[#keys + 1] = 'arq:job:' .. found[i] end
+  local payloads = redis.call('MGET', unpack(keys))
+  local leased, count = {}, 0
+  for i = 1, #found, 2 do
+    local id, score, payload = found[i], found[i + 1], payloads[(i + 1) / 2]
+    if not payload then
+      redis.call('ZREM', flow, id)
+    elseif taken == 0 or bytes + #payload <= max_bytes then
+      local mine = token(taken)
+      taken, count, bytes = taken + 1, count + 1, bytes + #payload
+      leased[#leased + 1], leased[#leased + 2] = ends, id
+      redis.call('SET', 'arq:in-progress:' .. id, mine .. flow)
+      record[#record + 1] = mine .. '\t' .. flow .. '\t' .. score .. '\t' .. id .. '\n'
+      describe(id, flow, mine, score, payload)
+    else
+      bytes = max_bytes
+      break
+    end
+  end
+  if count > 0 then
+    redis.call('ZADD', flow, unpack(leased))
+    redis.call('ZADD', P .. 'leases:' .. lane, unpack(leased))
+  end
+  return count
+end
+
+local function close(flow, lane)  -- nothing due: wait for the next time, if there is one
+  redis.call('ZREM', P .. 'open:' .. lane, flow)
+  local soonest = redis.call('ZRANGE', flow, 0, 0, 'WITHSCORES')
+  if soonest[2] then later(flow, tonumber(soonest[2])) end
+end
+
+local function pick(lane)  -- the flow whose turn it is, and how many flows share its priority
+  local opened = P .. 'open:' .. lane
+  if only ~= '' then
+    for priority = 9, 0, -1 do
+      local flow = P .. 'flow:' .. priority .. ':' .. only .. ':' .. lane
+      if redis.call('ZSCORE', opened, flow) then return flow, 1 end
+    end
+    return nil
+  end
+  local first = redis.call('ZRANGE', opened, 0, 0)[1]
+  if not first then return nil end
+  local band = (9 - parts(first)) * 1e14
+  return first, redis.call('ZCOUNT', opened, int(band), '(' .. int(band + 1e14))
+end
+
+local function wake(lane)  -- flows whose next job has become due
+  local waiting = P .. 'wait:' .. lane
+  for _, flow in ipairs(redis.call('ZRANGEBYSCORE', waiting, '-inf', int(now), 'LIMIT', 0, 1000)) do
+    redis.call('ZREM', waiting, flow)
+    local soonest = redis.call('ZRANGE', flow, 0, 0, 'WITHSCORES')
+    if soonest[2] and (tonumber(soonest[2]) <= now) then open(flow) elseif soonest[2] then later(flow, tonumber(soonest[2])) end
+  end
+  local head = redis.call('ZRANGE', waiting, 0, 0, 'WITHSCORES')
+  if head[2] and (not next_due or tonumber(head[2]) < next_due) then next_due = tonumber(head[2]) end
+end
+
+local function serve(lane, slots)
+  local opened = P .. 'open:' .. lane
+  while slots > 0 and bytes < max_bytes do
+    local flow, sharing = pick(lane)
+    if not flow then break end
+    local share = math.min(slots, 64)
+    if sharing > 1 then share = math.max(1, math.ceil(slots / sharing)) end
+    local got = take(flow, lane, math.min(share, 256))
+    slots = slots - got
+    if got > 0 then redis.call('ZINCRBY', opened, got, flow) end
+    if got < share and bytes < max_bytes then close(flow, lane) end
+  end
+  wake(lane)
+  if only == '' and redis.call('EXISTS', opened) == 1 then ring('lane', lane) end  -- more than this caller could take
+end
+
+for i = 8, #ARGV, 3 do
+  local lane, slots, most = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
+  local paused = tonumber(redis.call('HGET', P .. 'lane:' .. lane, 'paused_until') or 0)
+  if paused > now then
+    if not next_due or paused < next_due then next_due = paused end
+  else
+    if most > 0 then slots = math.min(slots, most - redis.call('ZCARD', P .. 'leases:' .. lane)) end
+    wake(lane)
+    if slots > 0 then serve(lane, slots) end
+  end
+end
+if taken > 0 then redis.call('SET', P .. 'claim:' .. claim, table.concat(record), 'PX', int(lease)) end
+answer[3] = next_due and int(next_due) or 0
+return answer

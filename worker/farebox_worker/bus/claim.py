@@ -1,0 +1,73 @@
+"""claim: take due jobs of many lanes, leased to this process. Nothing is paid or sent yet."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from farebox.scripts import Argument, Tongue
+from farebox_worker.bus.scripts import CLAIM
+
+MAX_BYTES = 4_000_000  # of payload in one answer; one job always fits
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """How many jobs of a lane may be claimed: free slots here, most in flight fleet-wide (0: no limit)."""
+
+    lane: str
+    slots: int
+    max_in_flight: int = 0
+
+
+@dataclass(slots=True)
+class Claimed:
+    """A job leased to this process.
+
+    `token` names the attempt; `score` is the place to go back to; `attempts` were admitted before; `doubts` of them
+    ended with unknown outcome; `claims` died before they were admitted.
+    """
+
+    job_id: str
+    flow: str
+    token: str
+    score: str
+    attempts: int
+    doubts: int
+    claims: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What a claim brought. `due_in_s` tells when the next job is due, None when nothing is known to come."""
+
+    jobs: list[Claimed]
+    due_in_s: float | None
+
+
+async def claim(tongue: Tongue, asks: Sequence[Ask], *, lease_ms: int, only_batch: str = "", name: str = "") -> Claims:
+    """Claim jobs over all lanes asked for. Asking again with the same `name` (12 characters) gives the same jobs.
+
+    Raises: LedgerError; redis errors pass through.
+    """
+    arguments: list[Argument] = [name or secrets.token_urlsafe(9), lease_ms, only_batch, MAX_BYTES]
+    for ask in asks:
+        arguments += (ask.lane, ask.slots, ask.max_in_flight)
+    answer = await tongue.say(CLAIM, *arguments)
+    now, due = int(answer[1]), int(answer[2])
+    jobs = [
+        Claimed(
+            answer[i].decode(),
+            answer[i + 1].decode(),
+            answer[i + 2].decode(),
+            answer[i + 3].decode(),
+            int(answer[i + 4]),
+            int(answer[i + 5]),
+            int(answer[i + 6]),
+            answer[i + 7],
+        )
+        for i in range(3, len(answer), 8)
+    ]
+    return Claims(jobs, max(0.0, (due - now) / 1000) if due else None)

@@ -1,0 +1,66 @@
+-- lapse: end leases that ran out. Their holds become unconfirmed, their jobs are due again. Once a second, fleet-wide.
+--
+-- ARGV[4]  "1" to end all leases of the batch ARGV[5] (or of everything when it is ""): only when no process that
+--          could hold one is alive; "" to end what ran out
+-- ARGV[5]  batch or ""
+--
+-- Returns {seq, per lapsed attempt: id, hold in nano-dollars or "" when nothing was admitted}
+local force = ARGV[4] == '1'
+local state = redis.call('HMGET', KEYS[1], 'lapsed', 'grace')
+local answer = {seq}
+if not force then
+  if state[1] and now >= tonumber(state[1]) and now - tonumber(state[1]) < 900 then return answer end
+  redis.call('HSET', KEYS[1], 'lapsed', now)
+end
+local graceful = not force and state[2] and tonumber(state[2]) > now
+
+local function lapse(lane, id)
+  local running = redis.call('GET', 'arq:in-progress:' .. id) or ''
+  local token, flow = string.sub(running, 1, 16), string.sub(running, 17)
+  if flow ~= '' and ARGV[5] ~= '' then
+    local _, batch = parts(flow)
+    if batch ~= ARGV[5] then return end
+  end
+  redis.call('ZREM', P .. 'leases:' .. lane, id)
+  redis.call('DEL', 'arq:in-progress:' .. id)
+  local record = token ~= '' and redis.call('HGET', P .. 'holds', token)
+  local held = ''
+  if record then
+    local hold, _, _, scopes = read_hold(record)
+    held = int(hold)
+    redis.call('HDEL', P .. 'holds', token)
+    for _, scope in ipairs(scopes) do count(scope, 'held', -hold) end
+    doubt(token, hold, id, flow, scopes, 'worker died')
+    redis.call('INCR', 'arq:retry:' .. id)
+  else
+    redis.call('HINCRBY', P .. 'strikes', id .. ':claims', 1)
+  end
+  if flow ~= '' and redis.call('EXISTS', 'arq:job:' .. id) == 1 then
+    redis.call('ZADD', flow, int(now), id)
+    open(flow)
+  end
+  answer[#answer + 1], answer[#answer + 2] = id, held
+end
+
+if not graceful then
+  for _, lane in ipairs(redis.call('SMEMBERS', P .. 'lanes')) do
+    local expired = redis.call('ZRANGEBYSCORE', P .. 'leases:' .. lane, '-inf', force and '+inf' or int(now), 'LIMIT', 0, 500)
+    for _, id in ipairs(expired) do lapse(lane, id) end
+  end
+end
+flush()
+
+local seen = {}
+local parking = redis.call('HGETALL', P .. 'parking')
+for i = 1, #parking, 2 do  -- whoever waited 30 s and could fit goes before smaller ones
+  local scope, need, since = string.match(parking[i + 1], '^([^\t]*)\t(%d+)\t(%d+)')
+  local limit = redis.call('GET', P .. 'limit:' .. scope)
+  if limit and now - tonumber(since) > 30000 and tonumber(need) <= tonumber(limit) then
+    redis.call('SET', P .. 'starved:' .. scope, parking[i], 'NX', 'PX', 60000)
+  end
+  if not seen[scope] then
+    seen[scope] = true
+    reopen(scope)
+  end
+end
+return answer

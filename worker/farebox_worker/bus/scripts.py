@@ -1,0 +1,13 @@
+"""The worker's Lua verbs, loaded once."""
+
+from importlib.resources import files
+
+from farebox.scripts import load
+
+_HERE = files("farebox_worker") / "bus"
+
+CLAIM = load("claim", "prelude", folder=_HERE)
+ADMIT = load("admit", "prelude", "scopes", folder=_HERE)
+SETTLE = load("settle", "prelude", "scopes", folder=_HERE)
+RENEW = load("renew", "prelude", folder=_HERE)
+LAPSE = load("lapse", "prelude", "scopes", folder=_HERE)

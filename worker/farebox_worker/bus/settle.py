@@ -1,0 +1,68 @@
+"""settle: book what attempts really cost, and finish, retry or return their jobs. One script for a whole group."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from farebox.scripts import Argument, Tongue
+from farebox_worker.bus.scripts import SETTLE
+
+Action = Literal["finish", "retry", "return", "sweep"]
+Money = Literal["actual", "release", "unconfirmed", "unpriced"]
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """How one attempt ended.
+
+    action: finish the job (with `outcome` and `result`), retry it at `due` (ms, 0: now) after `attempts`, return it
+        to its place `due` as if never claimed, or sweep a job nobody runs.
+    money: book `amount_nusd`, release the hold, or leave it owed as unconfirmed (`why`).
+    outcome: the words settle.lua counts: outcome, finish, default_cap.
+    scopes: where to book when the ledger no longer knows the attempt.
+    """
+
+    job_id: str
+    flow: str
+    token: str
+    action: Action
+    money: Money
+    amount_nusd: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    why: str = ""
+    due: str = "0"
+    outcome: str = ""
+    attempts: int = 0
+    result: bytes = b""
+    scopes: tuple[str, ...] = ()
+
+
+async def settle(tongue: Tongue, group: Sequence[Settlement], *, results_ttl_ms: int) -> list[str]:
+    """Settle a group: per attempt "done", "money" (the attempt was stale) or "repeat". Safe to send again.
+
+    Raises: LedgerError; redis errors pass through.
+    """
+    positions: dict[str, int] = {}
+    attempts: list[Argument] = []
+    for s in group:
+        places = ",".join(str(positions.setdefault(scope, len(positions) + 1)) for scope in s.scopes)
+        attempts += (
+            s.job_id,
+            s.flow,
+            s.token,
+            s.action,
+            s.money,
+            s.amount_nusd,
+            s.input_tokens,
+            s.output_tokens,
+            s.why,
+            s.due,
+            s.attempts if s.action == "retry" else s.outcome,
+            s.result,
+            places,
+        )
+    answer = await tongue.say(SETTLE, results_ttl_ms, len(positions), *positions, *attempts)
+    return [word.decode() for word in answer[1:]]

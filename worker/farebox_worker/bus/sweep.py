@@ -1,0 +1,70 @@
+"""sweep: finish what a cancelled batch left waiting, in the background, so that its lines say `cancelled`."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+
+from farebox.keys import Keys
+from farebox.records import FUNCTION, VERSION, Result, ResultEnvelope, decode_job, encode_result
+from farebox.scripts import Tongue
+from farebox_worker.bus.settle import Settlement, settle
+
+SLICE = 256
+
+
+async def sweep(tongue: Tongue, *, results_ttl_ms: int, batch: str = "") -> int:
+    """Finish up to a slice of waiting jobs per flow of the cancelled batches (or of one); return how many.
+
+    Jobs in flight are left to their workers. Raises: LedgerError; redis errors pass through.
+    """
+    redis, keys = tongue.redis, tongue.keys
+    batches = [batch] if batch else [name.decode() for name in await redis.smembers(keys.cancelled)]  # type: ignore[misc]
+    swept = 0
+    for name in batches:
+        left = 0
+        for flow in await redis.smembers(keys.flows(name)):  # type: ignore[misc]
+            found, waiting = await _sweep_flow(tongue, keys, flow.decode(), results_ttl_ms)
+            swept += found
+            left += waiting
+        if not left:
+            await redis.srem(keys.cancelled, name)  # type: ignore[misc]
+    return swept
+
+
+async def _sweep_flow(tongue: Tongue, keys: Keys, flow: str, results_ttl_ms: int) -> tuple[int, int]:
+    redis = tongue.redis
+    ids = [job.decode() for job in await redis.zrange(flow, 0, SLICE - 1)]
+    if not ids:
+        return 0, 0
+    payloads = await redis.mget([keys.job(job) for job in ids])
+    running = await redis.mget([keys.in_progress(job) for job in ids])
+    group = [
+        _cancelled(job, flow, payload)
+        for job, payload, busy in zip(ids, payloads, running, strict=True)
+        if payload is not None and busy is None
+    ]
+    words = await settle(tongue, group, results_ttl_ms=results_ttl_ms) if group else []
+    return words.count("done"), len(ids)
+
+
+def _cancelled(job_id: str, flow: str, payload: bytes) -> Settlement:
+    now_ms = int(time.time() * 1000)
+    try:
+        envelope = decode_job(payload)
+        custom_id, model_ref, enqueued_ms = envelope.a[0].custom_id, envelope.a[0].model_ref, envelope.et
+    except msgspec.DecodeError:
+        custom_id, model_ref, enqueued_ms = "", "", now_ms
+    result = Result(
+        VERSION,
+        custom_id,
+        model_ref,
+        "cancelled",
+        error_code="cancelled",
+        error_message="the batch was cancelled before this job was sent",
+    )
+    dictionary = ResultEnvelope(
+        t=0, f=FUNCTION, a=(), k={}, et=enqueued_ms, s=False, r=result, st=now_ms, ft=now_ms, q=flow, id=job_id
+    )
+    return Settlement(job_id, flow, "", "sweep", "release", outcome="cancelled", result=encode_result(dictionary))

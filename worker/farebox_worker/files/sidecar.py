@@ -1,0 +1,96 @@
+"""`OUT.farebox`: what ties an output file to its batch and its server, so that a run finds itself again.
+
+It is replaced as a whole and holds no secret. It never says what is done: OUT alone is the authority on that.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import msgspec
+
+from farebox.errors import InputError
+from farebox_worker.files.durable import replace_file
+
+VERSION = 1
+
+
+class Sidecar(msgspec.Struct, frozen=True, kw_only=True):
+    """What `OUT.farebox` says, as a JSON object; unknown members of a later version are passed over.
+
+    `data_dir` is the embedded server's directory, `redis_url` a shared server without its password: one of the two
+    is null. Paths are absolute, `created` bears its zone.
+    """
+
+    version: int = VERSION
+    batch_id: str
+    epoch: str
+    namespace: str
+    input: str
+    created: datetime
+    data_dir: str | None = None
+    redis_url: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what would lead elsewhere when the command is run in another directory."""
+        for path in (self.input, self.data_dir):
+            if path is not None and not Path(path).is_absolute():
+                raise ValueError(f"not an absolute path: {path}")
+        if not self.batch_id or self.created.tzinfo is None:
+            raise ValueError("a sidecar needs a batch_id, and a time with its zone")
+
+
+_decode = msgspec.json.Decoder(Sidecar).decode
+
+
+def sidecar_path(out: str | Path) -> Path:
+    """Name the sidecar of an output file."""
+    return Path(f"{out}.farebox")
+
+
+def read(path: str | Path) -> Sidecar | None:
+    """Read a sidecar by its own path; None when there is none.
+
+    Raises: InputError when it cannot be read, is damaged, or was written by a newer Farebox.
+    """
+    try:
+        sidecar = _decode(Path(path).read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(
+            f"{path} is damaged ({error}). Restore it, or delete it and run the same command again: "
+            "the output file itself says what is done."
+        ) from error
+    if sidecar.version > VERSION:
+        raise InputError(f"{path} was written by a newer Farebox (version {sidecar.version}): use that one here.")
+    return sidecar
+
+
+def write(path: str | Path, sidecar: Sidecar) -> None:
+    """Write a sidecar under its own path, atomically and durably; a password in `redis_url` is left out.
+
+    Raises: InputError when the directory cannot be written to.
+    """
+    if sidecar.redis_url is not None:
+        sidecar = msgspec.structs.replace(sidecar, redis_url=without_password(sidecar.redis_url))
+    content = msgspec.json.format(msgspec.json.encode(sidecar), indent=2) + b"\n"
+    try:
+        replace_file(Path(path), content)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}. Free space or rights are needed there.") from error
+
+
+def without_password(url: str) -> str:
+    """Take the password out of a Redis URL, be it before the host or in the query; the user name stays."""
+    parts = urlsplit(url)
+    userinfo, at, host = parts.netloc.rpartition("@")
+    user = userinfo.partition(":")[0]
+    query = urlencode(
+        [(key, value) for key, value in parse_qsl(parts.query, keep_blank_values=True) if key != "password"]
+    )
+    return urlunsplit(parts._replace(netloc=f"{user}{at if user else ''}{host}", query=query))

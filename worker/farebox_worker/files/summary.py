@@ -1,0 +1,89 @@
+"""Judging a whole input file before a cent is spent, and telling people about its bad lines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Required, TypedDict, Unpack
+
+from farebox.records import Job, Tier
+from farebox_worker.files.lines import Line, Opener, Resolve, read_jobs
+
+SHOWN = 20  # bad lines kept and shown
+
+
+class ReadOptions(TypedDict, total=False):
+    """The keywords of `read_jobs`."""
+
+    resolve: Required[Resolve]
+    model: str | None
+    provider: str | None
+    max_tokens: int | None
+    tier: Tier
+    tags: Sequence[str]
+    drop_params: Sequence[str]
+    check: Callable[[Job], object] | None
+    opener: Opener | None
+
+
+@dataclass(slots=True)
+class ModelTotals:
+    """What one model is asked: the number of jobs, and the bytes of their bodies."""
+
+    jobs: int = 0
+    body_bytes: int = 0
+
+
+@dataclass(slots=True)
+class Summary:
+    """What a file holds. `first_bad` has the first 20 bad lines, `models` the good lines by model_ref."""
+
+    total: int = 0
+    good: int = 0
+    first_bad: list[Line] = field(default_factory=list)
+    models: dict[str, ModelTotals] = field(default_factory=dict)
+
+    @property
+    def bad(self) -> int:
+        """How many lines are bad."""
+        return self.total - self.good
+
+    def add(self, line: Line) -> None:
+        """Count one line."""
+        self.total += 1
+        if line.job is None:
+            if len(self.first_bad) < SHOWN:
+                self.first_bad.append(line)
+            return
+        self.good += 1
+        totals = self.models.get(line.job.model_ref) or self.models.setdefault(line.job.model_ref, ModelTotals())
+        totals.jobs += 1
+        totals.body_bytes += len(line.job.body)
+
+
+def summarize(lines: Iterable[Line]) -> Summary:
+    """Count lines, in constant memory."""
+    summary = Summary()
+    for line in lines:
+        summary.add(line)
+    return summary
+
+
+def validate(path: str | Path, **options: Unpack[ReadOptions]) -> Summary:
+    """Read a whole file as `read_jobs` would, and keep nothing but counts and the first bad lines.
+
+    Raises: InputError when the file cannot be opened or read.
+    """
+    return summarize(read_jobs(path, **options))
+
+
+def bad_line_report(path: str | Path, summary: Summary, *, shown: int = SHOWN) -> str:
+    """Write the bad lines for people, one `file:line: message` each; "" when there are none."""
+    if not summary.bad:
+        return ""
+    lines = [f"{path}: {summary.bad:,} of {summary.total:,} lines {'is' if summary.bad == 1 else 'are'} bad"]
+    lines += [f"{path}:{bad.number}: {bad.error}" for bad in summary.first_bad[:shown]]
+    if more := summary.bad - len(lines) + 1:
+        lines.append(f"and {more:,} more")
+    return "\n".join(lines)

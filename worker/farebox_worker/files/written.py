@@ -1,0 +1,156 @@
+"""What an output file holds: which jobs have their line, how they ended, what they cost.
+
+Lines are split at newlines only and read no deeper than their member `farebox`. Nothing here writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import BinaryIO
+
+import msgspec
+
+from farebox.errors import InputError
+from farebox.records import Outcome
+from farebox_worker.files.table import NameTable
+
+PREFIX = b'{"id":"farebox-'  # how every line of ours begins
+_HEAD_BYTES = 64
+_OUTCOMES: tuple[Outcome, ...] = ("succeeded", "failed", "cancelled")
+
+
+class ForeignFileError(InputError):
+    """The file was not written by Farebox."""
+
+
+class Note(msgspec.Struct, frozen=True):
+    """What is read of a line: the job, how it ended, and what it cost in nano-dollars."""
+
+    job: str
+    outcome: Outcome
+    cost_nusd: int
+
+
+class _OwnLine(msgspec.Struct):
+    farebox: Note
+
+
+_decode = msgspec.json.Decoder(_OwnLine).decode
+
+
+def note_of(line: bytes) -> Note | None:
+    """Read the note of a complete line; None when it is no line of ours."""
+    try:
+        return _decode(line).farebox
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+class Written:
+    """The jobs that have their line, in 12 bytes a slot. What was added last can be forgotten until it is kept."""
+
+    def __init__(self) -> None:
+        self.spent_nusd = 0
+        self.count_by_outcome: dict[Outcome, int] = dict.fromkeys(_OUTCOMES, 0)
+        self._kept = NameTable()
+        self._fresh: dict[str, Note] = {}
+
+    def __len__(self) -> int:
+        return len(self._kept) + len(self._fresh)
+
+    def __contains__(self, job_id: object) -> bool:
+        return isinstance(job_id, str) and self.contains(job_id)
+
+    def contains(self, job_id: str) -> bool:
+        """Tell whether the job has its line."""
+        return job_id in self._fresh or self._kept.get(job_id) > 0
+
+    def outcome(self, job_id: str) -> Outcome | None:
+        """Tell how the job ended, or None when it has no line."""
+        if fresh := self._fresh.get(job_id):
+            return fresh.outcome
+        number = self._kept.get(job_id)
+        return _OUTCOMES[number - 1] if number else None
+
+    def add(self, note: Note) -> bool:
+        """Count a job; False when it has its line already."""
+        if self.contains(note.job):
+            return False
+        self._fresh[note.job] = note
+        self._count(note, 1)
+        return True
+
+    def keep(self) -> None:
+        """Make what was added final."""
+        for note in self._fresh.values():
+            self._kept.add(note.job, _OUTCOMES.index(note.outcome) + 1)
+        self._fresh.clear()
+
+    def forget(self) -> None:
+        """Undo what was added since it was last kept."""
+        for note in self._fresh.values():
+            self._count(note, -1)
+        self._fresh.clear()
+
+    def _count(self, note: Note, by: int) -> None:
+        self.spent_nusd += by * note.cost_nusd
+        self.count_by_outcome[note.outcome] += by
+
+
+def scan(file: BinaryIO, path: object) -> tuple[Written, int]:
+    """Read a file of ours from its start; return what it holds and its length up to the last complete line.
+
+    A last line without its newline was torn by a crash. So were last lines with NUL bytes in them: JSON has none,
+    but a machine that loses power can leave them in place of what it had not synced.
+
+    Raises: ForeignFileError when the file is not ours; InputError when a line in it is not.
+    """
+    if (head := file.read(_HEAD_BYTES)) and not head.lstrip().startswith(b"{") and not head.isspace():
+        raise _foreign(path)
+    file.seek(0)
+    written = Written()
+    length = hole = 0
+    for number, line in enumerate(file, start=1):
+        if not line.endswith(b"\n"):
+            if not length and not _may_be_torn(line):
+                raise _foreign(path)
+            break
+        note = note_of(line)
+        if note is None and not line.isspace():
+            if not len(written):
+                raise _foreign(path)
+            if b"\0" not in line:
+                raise _damaged(path, number)
+            hole = hole or number
+        elif note and hole:
+            raise _damaged(path, hole)
+        elif note:
+            written.add(note)
+            written.keep()
+        length += 0 if hole else len(line)
+    return written, length
+
+
+def _may_be_torn(line: bytes) -> bool:
+    """Tell whether these bytes can be the beginning of a line of ours."""
+    return line.startswith(PREFIX) or PREFIX.startswith(line)
+
+
+def _foreign(path: object) -> ForeignFileError:
+    return ForeignFileError(
+        f"{path} was not written by Farebox. Name another file with -o, or replace its content with --overwrite."
+    )
+
+
+def _damaged(path: object, number: int) -> InputError:
+    return InputError(f"{path}:{number}: not a line of Farebox's. Delete that line and run the same command again.")
+
+
+def lines_without(file: BinaryIO, job_ids: Iterable[str]) -> Iterable[bytes]:
+    """Read the lines of ours from the file's start, but for those of the given jobs."""
+    dropped = frozenset(job_ids)
+    file.seek(0)
+    for line in file:
+        note = note_of(line)
+        if note is not None and note.job not in dropped:
+            yield line

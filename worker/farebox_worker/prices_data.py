@@ -1,0 +1,185 @@
+"""What vendors list, read from the bundled data of genai-prices: rates as pico-dollars per token, by price key.
+
+It owns which vendor a provider is, and what of the table to believe. It never goes online. Importing the data takes
+160 ms, so nothing here imports it before the first question.
+Source: genai-prices (pydantic/genai-prices), its `data_snapshot` and `types.ModelInfo.get_prices`.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import re
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from farebox.errors import ConfigError
+from farebox.money import pusd_per_token
+
+if TYPE_CHECKING:
+    from decimal import Decimal
+
+    from genai_prices.types import ModelInfo, ModelPrice, Provider
+
+log = logging.getLogger(__name__)
+
+LEAST_PUSD, MOST_PUSD = 10, 10_000_000_000  # $0.00001 and $10,000 per million tokens: beyond, the unit is wrong
+_LEAST_MODELS = 1_000  # the table of 0.2.3 holds 2,330
+_CONTEXTS = {
+    "flex": {"service_tier": "flex"},
+    "priority": {"service_tier": "priority"},
+    "batch": {"processing": "batch"},
+}
+# Names of models there are the customer's own, so a name says nothing of the price.
+_CUSTOMER_NAMED = {"azure", "databricks", "modal"}
+# These bill searches that no usage mentions.
+_UNBOUNDED = re.compile(r"search-preview|search-api|deep-research")
+_AHEAD = [timedelta(minutes=minutes) for minutes in (0, 30, 60, 90)]
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a vendor lists for a model: rates by price key, for requests with more than so many tokens of input.
+
+    The first step is the base (above -1). `request_pusd` is a fee per request.
+    """
+
+    vendor: str
+    steps: tuple[tuple[int, dict[str, int]], ...]
+    request_pusd: int
+    version: str
+
+
+def find(  # noqa: PLR0913 - a provider is three of these
+    kind: str, provider_id: str, model_id: str, base_url: str | None, tier: str, now: datetime
+) -> Listing | None:
+    """Find what a model costs in a tier at a time; None when the table does not know.
+
+    Where prices depend on the time, each rate is the dearest of the next 90 minutes: a price is used until the
+    hourly refresh, and a call may take 15 minutes more.
+    """
+    vendor, percent = _vendor(kind, provider_id, base_url)
+    if vendor is None or vendor.id in _CUSTOMER_NAMED or _UNBOUNDED.search(model_id.lower()):
+        return None
+    model = vendor.find_model(model_id)
+    if model is None or (tier != "standard" and not _has_variant(model, tier, now)):
+        return None
+    dated = {now + ahead for ahead in _AHEAD} if isinstance(model.prices, list) else {now}
+    prices = [model.get_prices(moment, _CONTEXTS.get(tier)) for moment in dated]
+    steps = tuple((above, _dearest(prices, above, percent)) for above in sorted({-1, *_thresholds(prices)}))
+    request = max(_rate(price.__dict__.get("requests_kcount"), -1) for price in prices) * 1000 * percent // 100
+    return _believe(Listing(vendor.id, steps, request, f"genai-prices {_release()} {now.date()}"), model_id)
+
+
+def context_window(kind: str, provider_id: str, model_id: str, base_url: str | None) -> int | None:
+    """Find a model's context window in tokens; None when the table does not say."""
+    vendor, _ = _vendor(kind, provider_id, base_url)
+    model = vendor.find_model(model_id) if vendor else None
+    return model.context_window if model else None
+
+
+def model_ids(kind: str, provider_id: str, base_url: str | None) -> list[str]:
+    """Name the models that the table prices by tokens for this provider's vendor."""
+    vendor, _ = _vendor(kind, provider_id, base_url)
+    if vendor is None or vendor.id in _CUSTOMER_NAMED:
+        return []
+    return [model.id for model in vendor.models if _by_token(model) and not model.id.endswith("-")]
+
+
+def table_size() -> int:
+    """Count the models of the table. Raises: ConfigError when so few are left that it must be broken."""
+    from genai_prices.data_snapshot import get_snapshot  # noqa: PLC0415 - 160 ms
+
+    providers = get_snapshot().providers
+    count = sum(len(provider.models) for provider in providers)
+    if count < _LEAST_MODELS or not {"openai", "anthropic"} <= {provider.id for provider in providers}:
+        raise ConfigError(
+            f"the price table of genai-prices {_release()} holds {count:,} models, expected at least "
+            f"{_LEAST_MODELS:,}: reinstall it, nothing is priced by a broken table"
+        )
+    return count
+
+
+def _vendor(kind: str, provider_id: str, base_url: str | None) -> tuple[Provider | None, int]:
+    """Find whose prices hold, and how many percent of them.
+
+    An address the table knows decides; else the provider's id, when it is exactly a vendor's (a gateway or a
+    rehearsal named after it). OpenAI's regional hosts cost a tenth more (facts/sdks.md section 0, 8).
+    """
+    from genai_prices.data_snapshot import get_snapshot  # noqa: PLC0415 - 160 ms
+
+    table_size()
+    providers = {provider.id: provider for provider in get_snapshot().providers}
+    if kind == "echo":
+        return None, 100
+    if base_url is None:
+        return providers.get(kind), 100
+    if (urlsplit(base_url).hostname or "").endswith(".api.openai.com"):
+        return providers["openai"], 110
+    by_address = (provider for provider in providers.values() if re.match(provider.api_pattern, base_url))
+    return next(by_address, providers.get(provider_id)), 100
+
+
+def _has_variant(model: ModelInfo, tier: str, now: datetime) -> bool:
+    """Tell whether the table states a tier's own rates: without them get_prices answers with the standard ones."""
+    return any(
+        variant.when == _CONTEXTS.get(tier)
+        and (variant.constraint is None or variant.constraint.active(now))
+        and {"input_mtok", "output_mtok"} <= variant.prices.__dict__.keys()
+        for variant in model.price_variants or ()
+    )
+
+
+def _thresholds(prices: list[ModelPrice]) -> set[int]:
+    values = [value for price in prices for value in price.__dict__.values()]
+    return {tier.start for value in values for tier in getattr(value, "tiers", ())}
+
+
+def _dearest(prices: list[ModelPrice], above: int, percent: int) -> dict[str, int]:
+    """Take the dearest rate of each key, in pico-dollars per token, for requests with more than `above` tokens in."""
+    rates: dict[str, int] = {}
+    for price in prices:
+        for key, value in price.__dict__.items():
+            if key.endswith("_mtok") and value is not None:
+                rates[key] = max(rates.get(key, 0), -(-_rate(value, above) * percent // 100))
+    return rates
+
+
+def _rate(value: Any, above: int) -> int:
+    """Read one price: a Decimal, or one with tiers, of which the highest that starts at or below `above` holds."""
+    if value is None:
+        return 0
+    price: Decimal = getattr(value, "base", value)
+    for tier in getattr(value, "tiers", ()):
+        if tier.start <= above:
+            price = tier.price
+    return pusd_per_token(price)
+
+
+def _by_token(model: ModelInfo) -> bool:
+    prices = model.prices[-1].prices if isinstance(model.prices, list) else model.prices
+    return {"input_mtok", "output_mtok"} <= prices.__dict__.keys()
+
+
+def _believe(listing: Listing, model_id: str) -> Listing | None:
+    """Refuse a listing without token rates, and one whose unit must be wrong."""
+    for _, rates in listing.steps:
+        if not {"input_mtok", "output_mtok"} <= rates.keys():
+            return None
+        if any(not LEAST_PUSD <= rate <= MOST_PUSD for rate in rates.values() if rate):
+            log.error(
+                "the price table lists %s of %s beyond $0.00001 to $10,000 per million tokens: not believed. "
+                'State its price in [models."…"] of farebox.toml',
+                model_id,
+                listing.vendor,
+            )
+            return None
+    return listing
+
+
+@functools.cache
+def _release() -> str:
+    return version("genai-prices")

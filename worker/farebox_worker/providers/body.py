@@ -1,0 +1,91 @@
+"""What every adapter does to a request body before its vendor's own rules: read it, cap it, bound it.
+
+A body is taken apart at its top level only; what is inside stays the bytes the producer wrote, except that `\\u`
+escapes are written out, so that its length in bytes bounds its tokens tightly and whatever normalises text can be
+accounted for.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+import msgspec
+from farebox.errors import InputError
+from msgspec import Raw
+
+from farebox_worker.providers.base import Facts
+
+Fields = dict[str, Raw]
+
+TOOL_PROMPT = 1_024  # tokens of the hidden prompt that comes with tools: 159-530 seen (facts/sdks.md 4.2)
+CHAT_TEMPLATE = 256  # tokens of a default system prompt that an open model's chat template may bring
+
+_fields = msgspec.json.Decoder(Fields)
+_json = msgspec.json.Encoder()
+
+
+def unescaped(body: bytes) -> bytes:
+    r"""Write out `\u` escapes. Raises: InputError when the body is not JSON in UTF-8."""
+    try:
+        if b"\\u" in body:
+            return _json.encode(msgspec.json.decode(body))
+        if not body.isascii():
+            body.decode()
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"the body is not JSON in UTF-8: {error}") from None
+    return body
+
+
+def fields_of(body: bytes) -> Fields:
+    """Take a body apart at its top level. Raises: InputError when it is not a JSON object."""
+    try:
+        return _fields.decode(body)
+    except msgspec.DecodeError as error:
+        raise InputError(f"the body is not a JSON object: {error}") from None
+
+
+def is_given(raw: Raw) -> bool:
+    """Tell whether a field is there and says something."""
+    return bytes(raw) not in (b"", b"null")
+
+
+def raw(value: str | int) -> Raw:
+    """Write a value as JSON."""
+    return Raw(_json.encode(value))
+
+
+def output_cap(asked: list[int | None], job_cap: int | None, facts: Facts) -> tuple[int, bool]:
+    """Decide the output cap in tokens, and whether it is the model's default that nobody asked for.
+
+    The request's own (the smaller, where it names two), else the job's, else the model's default; never above what
+    the model can do. Raises: InputError when a cap is negative.
+    """
+    named = [cap for cap in asked if cap is not None]
+    cap = min(named) if named else job_cap
+    by_default = cap is None
+    cap = facts.default_max_tokens if cap is None else cap
+    if facts.max_output_tokens > 0:
+        cap = min(cap, facts.max_output_tokens)
+    if cap < 0:
+        raise InputError(f"the output cap must not be negative: {cap}")
+    return cap, by_default
+
+
+def byte_bound(body: bytes) -> int:
+    """Bound the tokens of a body whose tokenizer normalises text (NFKC may lengthen it): its bytes before or after."""
+    if body.isascii():
+        return len(body)
+    return max(len(body), len(unicodedata.normalize("NFKC", body.decode()).encode()))
+
+
+def context_bound(facts: Facts, what: str) -> int:
+    """Bound an input that bytes do not bound by the model's context window.
+
+    Raises: InputError when the window is unknown: then nothing bounds its cost.
+    """
+    if facts.context_window <= 0:
+        raise InputError(
+            f"{what} is not bounded by its length, and the context window of {facts.model_id} is unknown: "
+            "set context_window in its [models] section"
+        )
+    return facts.context_window

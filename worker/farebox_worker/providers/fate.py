@@ -1,0 +1,218 @@
+"""What became of a call that brought no answer: refused, lost on the way, or never sent.
+
+It turns an HTTP status or a broken connection into Farebox's errors, with all that is known of the call's fate and
+none of the secrets. It never guesses in our favour: only a failure to connect proves that nothing was sent.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import aiohttp
+import httpx2
+import msgspec
+from farebox.errors import (
+    ProviderAccountError,
+    ProviderAuthError,
+    ProviderConnectionError,
+    ProviderError,
+    ProviderOverloadedError,
+    ProviderRateLimitError,
+    ProviderRequestError,
+    ProviderTimeoutError,
+)
+
+MAX_MESSAGE = 2_000  # characters of a provider's message that are kept
+MAX_BODY = 64_000  # bytes of a provider's error body that are kept
+
+# Raised before the first byte of a request is written. httpx2's ConnectTimeout is not among them: the openai SDK also
+# makes it of a server that hung up after reading the request.
+NEVER_SENT = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.ClientHttpProxyError,
+    aiohttp.InvalidURL,
+    httpx2.UnsupportedProtocol,
+    ConnectionRefusedError,
+    socket.gaierror,
+)
+ACCOUNT_CODES = frozenset(
+    {
+        "insufficient_quota",
+        "credit_balance_exhausted",
+        "organization_spend_limit_exceeded",
+        "project_spend_limit_exceeded",
+        "organization_usage_limit_exceeded",
+        "billing_hard_limit_reached",
+        "billing_not_active",
+        "billing_error",
+        "enforced_spend_limit_reached",
+        "contract_spend_limit_reached",
+        "linked_organization_billing_unavailable",
+        "linked_organization_spend_limit_reached",
+        "organization_on_hold",
+    }
+)
+_RATE_HEADERS = (b"x-ratelimit-", b"anthropic-ratelimit-", b"anthropic-priority-", b"anthropic-fast-")
+_KEPT_HEADERS = frozenset({b"x-request-id", b"request-id", b"retry-after", b"retry-after-ms"})
+_SECRET = re.compile(r"\bsk-[\w\-*.…]{4,}|[\w\-]*\*{3,}[\w\-]*")
+
+
+class Scrubber:
+    """Takes an API key, and whatever looks like one or a part of this one, out of a text."""
+
+    def __init__(self, api_key: str) -> None:
+        patterns = [_SECRET.pattern]
+        if len(api_key) >= 8:
+            head, tail = re.escape(api_key[:8]), re.escape(api_key[-4:])
+            patterns = [re.escape(api_key), rf"{head}[\w\-*.…]*", *patterns, rf"(?<![\w\-]){tail}(?![\w\-])"]
+        self._pattern = re.compile("|".join(patterns))
+
+    def __call__(self, text: str) -> str:
+        """Return the text with every trace of the key replaced by `[key]`."""
+        return self._pattern.sub("[key]", text)
+
+
+def kept_headers(headers: httpx2.Headers) -> dict[str, str]:
+    """Keep what steers us: rate limits, Retry-After and the request's id; names in lower case."""
+    kept = {}
+    for raw_name, value in headers.raw:
+        name = raw_name.lower()
+        if name in _KEPT_HEADERS or name.startswith(_RATE_HEADERS):
+            kept[name.decode("ascii", "replace")] = value.decode("latin-1")
+    return kept
+
+
+def retry_after_s(headers: Mapping[str, str], *, now: float | None = None) -> float | None:
+    """Read `retry-after-ms`, else `retry-after` (seconds or an HTTP date), as seconds from now, never negative."""
+    try:
+        if ms := headers.get("retry-after-ms"):
+            return max(0.0, float(ms) / 1000)
+        if not (text := headers.get("retry-after")):
+            return None
+        if text[:1].isalpha():
+            return max(0.0, parsedate_to_datetime(text).timestamp() - (time.time() if now is None else now))
+        seconds = float(text)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return max(0.0, seconds) if seconds == seconds else None  # noqa: PLR0124 - NaN is no delay
+
+
+def rejected(
+    provider_id: str,
+    status: int,
+    headers: httpx2.Headers,
+    content: bytes,
+    *,
+    scrub: Scrubber,
+    account_words: re.Pattern[str] | None = None,
+) -> ProviderError:
+    """Turn an HTTP status that is no success into an error.
+
+    `account_words` finds a provider's account troubles in messages, where codes do not tell them.
+    """
+    error = _error_object(content)
+    own_body = error is not None
+    message, codes = _message_and_codes(error or {})
+    request_id = headers.get("x-request-id") or headers.get("request-id") or ""
+    fields: dict[str, Any] = {
+        "status_code": status,
+        "code": scrub(codes[0]) if codes else "",
+        "body": scrub(content[:MAX_BODY].decode("utf-8", "replace")).encode() if own_body else b"",
+        "own_body": own_body,
+        "request_id": request_id,
+    }
+    said = scrub(message or _foreign_text(content))[:MAX_MESSAGE]
+    text = f"{provider_id} answered {status}" + (f" {fields['code']}" if fields["code"] else "")
+    text += f": {said}" if said else ""
+    in_account = status == 402 or not ACCOUNT_CODES.isdisjoint(codes)
+    if in_account or (own_body and status < 500 and account_words and account_words.search(message)):
+        return ProviderAccountError(provider_id, text, **fields)
+    if status == 429:
+        return ProviderRateLimitError(provider_id, text, retry_after=retry_after_s(headers), **fields)
+    return _class_of(status)(provider_id, text, **fields)
+
+
+def lost(provider_id: str, error: BaseException, *, scrub: Scrubber) -> ProviderError:
+    """Turn a connection that broke, or could not be made, into an error that tells whether the call was sent."""
+    chain = list(_causes(error))
+    root = chain[-1]
+    reason = scrub(f"{type(root).__name__}: {root}".rstrip(": "))[:MAX_MESSAGE]
+    if any(isinstance(cause, NEVER_SENT) for cause in chain):
+        return ProviderConnectionError(provider_id, f"{provider_id} could not be reached: {reason}", sent=False)
+    if any(isinstance(cause, TimeoutError | httpx2.ReadTimeout) for cause in chain):
+        return ProviderTimeoutError(provider_id, f"{provider_id} fell silent: {reason}")
+    return ProviderConnectionError(provider_id, f"{provider_id} broke the connection after the call was sent: {reason}")
+
+
+def too_slow(provider_id: str, timeout_s: float) -> ProviderTimeoutError:
+    """Say that our own patience ended."""
+    return ProviderTimeoutError(provider_id, f"{provider_id} did not answer within {timeout_s:g} s")
+
+
+def not_an_answer(provider_id: str, status: int, headers: httpx2.Headers, content: bytes, scrub: Scrubber) -> ProviderError:
+    """Say that a 200 brought something else than a completion: whether it was billed is unknown."""
+    said = scrub(_foreign_text(content))[:MAX_MESSAGE]
+    return ProviderError(
+        provider_id,
+        f"{provider_id} answered {status} with something that is no completion: {said}",
+        status_code=status,
+        code="not_a_completion",
+        request_id=headers.get("x-request-id") or headers.get("request-id") or "",
+    )
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Walk from an error to its root by `__cause__` alone.
+
+    `__context__` would also lead to whatever the caller was handling when it made this call: another call's
+    refused connection would then pass for the proof that this one was never sent.
+    """
+    current: BaseException | None = error
+    while current is not None:
+        yield current
+        current = current.__cause__
+
+
+def _class_of(status: int) -> type[ProviderError]:
+    if status in {401, 403}:
+        return ProviderAuthError
+    if status in {408, 499, 504}:
+        return ProviderTimeoutError
+    if status == 409 or status >= 500:
+        return ProviderOverloadedError
+    return ProviderRequestError
+
+
+def _error_object(content: bytes) -> dict[str, Any] | None:
+    """Return the provider's own error object: JSON with `error`, or the older `{"object": "error", ...}` of vLLM."""
+    try:
+        body = msgspec.json.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    if not isinstance(body, dict):
+        return None
+    error = body.get("error")
+    if isinstance(error, dict):
+        return error
+    if isinstance(error, str):
+        return {"message": error}
+    return body if body.get("object") == "error" else None
+
+
+def _message_and_codes(error: dict[str, Any]) -> tuple[str, list[str]]:
+    """Read an error object: its message, and its codes from the finest to the coarsest."""
+    details = error.get("details")
+    fine = details.get("error_code") if isinstance(details, dict) else None
+    codes = [str(code) for code in (fine, error.get("code"), error.get("type")) if code]
+    message = error.get("message")
+    return (message if isinstance(message, str) else ""), codes
+
+
+def _foreign_text(content: bytes) -> str:
+    return content[:500].decode("utf-8", "replace").strip()

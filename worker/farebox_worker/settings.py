@@ -1,0 +1,253 @@
+"""What people may set: `farebox.toml`, `FAREBOX_<SECTION>_<KEY>` variables and flags, in rising order.
+
+It owns names, types, ranges and defaults (DESIGN.md section 8), and every error says where the mistake stands and
+what was expected. It never holds or repeats a key: providers name the variable that holds theirs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from farebox.errors import ConfigError
+from farebox_worker.tomlfile import TomlFile, nearest, typed
+
+KEY_VARIABLES = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
+KINDS = ("openai", "anthropic", "echo")
+ENTRY_POINTS = "farebox.providers"  # group of packages that add kinds
+MAX_USD = 9_007_199  # farebox.money.MAX_NUSD in dollars
+
+_Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,32}\Z", description="1 to 32 of A-Z a-z 0-9 _ -")]
+_RedisUrl = Annotated[str, Meta(pattern=r"^(redis|rediss|unix)://", description="redis://, rediss:// or unix://")]
+_HttpUrl = Annotated[str, Meta(pattern=r"^https?://[^\s/]+", description="an http:// or https:// address")]
+_Variable = Annotated[
+    str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\Z", description="the name of an environment variable, not a key")
+]
+_Usd = Annotated[float, Meta(ge=0, le=MAX_USD, description="dollars, 0 to 9007199")]
+_Rate = Annotated[
+    float, Meta(ge=0, le=10_000, description="dollars per million tokens, 0 to 10000 (2.5 is $2.50 per 1,000,000)")
+]
+_Seconds = Annotated[float, Meta(ge=1, le=3600, description="seconds, 1 to 3600")]
+_Days = Annotated[float, Meta(ge=0.01, le=3650, description="days, 0.01 to 3650")]
+_Tokens = Annotated[int, Meta(ge=1, le=100_000_000, description="a whole number of tokens, 1 to 100000000")]
+_PerMinute = Annotated[int, Meta(ge=1, le=2**40, description="a whole number of at least 1")]
+_Slots = Annotated[int, Meta(ge=1, le=10_000, description="a whole number of 1 to 10000")]
+_Attempts = Annotated[int, Meta(ge=1, le=100, description="a whole number of 1 to 100")]
+_Drain = Annotated[float, Meta(ge=0, le=86_400, description="seconds, 0 to 86400")]
+_CapField = Annotated[
+    Literal["max_completion_tokens", "max_tokens"], Meta(description='"max_completion_tokens" or "max_tokens"')
+]
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class RedisSettings(_Section, frozen=True):
+    """Where jobs and money are kept. Without `url` an embedded server runs in `data_dir` (absolute)."""
+
+    url: _RedisUrl | None = None
+    data_dir: Path = Path(".farebox")
+    namespace: _Name = "farebox"
+
+
+class BudgetSettings(_Section, frozen=True):
+    """The global limit in dollars; None states none (which is not the same as no limit on the server)."""
+
+    limit_usd: _Usd | None = None
+
+
+class WorkerSettings(_Section, frozen=True):
+    """How a worker process works: `concurrency` per lane, times in seconds."""
+
+    concurrency: _Slots = 256
+    lease_s: _Seconds = 30.0
+    drain_s: _Drain = 600.0
+    max_attempts: _Attempts = 5
+    request_timeout_s: _Seconds = 600.0
+
+
+class RetentionSettings(_Section, frozen=True):
+    """How many days results, and the ids that keep a job from being paid twice, are kept after the finish."""
+
+    results_days: _Days = 7.0
+    ids_days: _Days = 90.0
+
+
+class ProviderSettings(_Section, frozen=True):
+    """One provider. `api_key_env` names the variable that holds its key; None sends no key."""
+
+    kind: str
+    base_url: _HttpUrl | None = None
+    api_key_env: _Variable | None = None
+    cap_field: _CapField = "max_completion_tokens"
+    free: bool = False
+
+
+class ModelSettings(_Section, frozen=True):
+    """What people know better than discovery and the price table. Rates in dollars per million tokens."""
+
+    input_usd_per_mtok: _Rate | None = None
+    cached_input_usd_per_mtok: _Rate | None = None
+    cache_write_usd_per_mtok: _Rate | None = None
+    output_usd_per_mtok: _Rate | None = None
+    context_window: _Tokens | None = None
+    max_output_tokens: _Tokens | None = None
+    default_max_tokens: _Tokens | None = None
+    rpm: _PerMinute | None = None
+    tpm: _PerMinute | None = None
+    max_concurrency: _Slots | None = None
+    free: bool = False
+
+
+class Settings(_Section, frozen=True):
+    """Everything that is set. `path` is the file it came from; `models` are keyed by model_ref."""
+
+    redis: RedisSettings = RedisSettings()
+    budget: BudgetSettings = BudgetSettings()
+    worker: WorkerSettings = WorkerSettings()
+    retention: RetentionSettings = RetentionSettings()
+    providers: dict[str, ProviderSettings] = {}
+    models: dict[str, ModelSettings] = {}
+    path: Path | None = None
+
+
+_SECTIONS: dict[str, type[_Section]] = {
+    "redis": RedisSettings,
+    "budget": BudgetSettings,
+    "worker": WorkerSettings,
+    "retention": RetentionSettings,
+}
+_LEAST_RATE = 1e-5  # dollars per million tokens: below it somebody wrote dollars per token
+
+
+def load(
+    config: Path | None = None,
+    *,
+    cwd: Path | None = None,
+    environ: Mapping[str, str] = os.environ,
+    data_dir: Path | None = None,
+    redis_url: str | None = None,
+) -> Settings:
+    """Read the configuration: the file, then variables over it, then flags over both.
+
+    The file is `config`, else FAREBOX_CONFIG, else `farebox.toml` in `cwd` or above, else none. Empty variables count
+    as unset. A relative `data_dir` is relative to the file when it stands there, else to `cwd`.
+    Raises: ConfigError.
+    """
+    here = (cwd or Path.cwd()).absolute()
+    path = _find(config, here, environ)
+    file = TomlFile(path, [*_SECTIONS, "providers", "models"])
+    home = path.parent if path else here
+    given = {name: file.fields(name, file.table(name), struct) for name, struct in _SECTIONS.items()}
+    if "data_dir" in given["redis"]:
+        given["redis"]["data_dir"] = home / given["redis"]["data_dir"].expanduser()
+    _override(given, environ)
+    if redis_url is not None:
+        given["redis"]["url"] = typed("--redis", redis_url, _RedisUrl)
+    chosen = data_dir or given["redis"].get("data_dir") or home / ".farebox"
+    given["redis"]["data_dir"] = Path(os.path.normpath(here / chosen.expanduser()))
+    providers = _providers(file, environ)
+    return Settings(
+        redis=RedisSettings(**given["redis"]),
+        budget=BudgetSettings(**given["budget"]),
+        worker=WorkerSettings(**given["worker"]),
+        retention=_retention(given["retention"]),
+        providers=providers,
+        models=_models(file, providers),
+        path=path,
+    )
+
+
+def _find(config: Path | None, here: Path, environ: Mapping[str, str]) -> Path | None:
+    if config is None and (named := environ.get("FAREBOX_CONFIG")):
+        config = Path(named)
+    if config is not None:
+        return here / config.expanduser()
+    return next((p for folder in (here, *here.parents) if (p := folder / "farebox.toml").is_file()), None)
+
+
+def _override(given: dict[str, dict[str, Any]], environ: Mapping[str, str]) -> None:
+    """Lay FAREBOX_<SECTION>_<KEY> over what the file says. Other FAREBOX_ variables are not ours to judge."""
+    variables = {f"FAREBOX_{s}_{k}".upper(): (s, k) for s, t in _SECTIONS.items() for k in t.__struct_fields__}
+    prefixes = tuple(f"FAREBOX_{section.upper()}_" for section in _SECTIONS)
+    for name, text in environ.items():
+        if not text or not name.startswith(prefixes):
+            continue
+        if name not in variables:
+            raise ConfigError(f"environment variable {name} is unknown{nearest(name, variables)}")
+        section, key = variables[name]
+        hint = get_type_hints(_SECTIONS[section], include_extras=True)[key]
+        given[section][key] = typed(f"environment variable {name}", text, hint, strict=False)
+
+
+def _retention(given: dict[str, Any]) -> RetentionSettings:
+    retention = RetentionSettings(**given)
+    if retention.ids_days < retention.results_days:
+        days = f"{retention.ids_days:g}, expected at least results_days ({retention.results_days:g})"
+        raise ConfigError(f"[retention] ids_days is {days}: an id outlives its result")
+    return retention
+
+
+def _providers(file: TomlFile, environ: Mapping[str, str]) -> dict[str, ProviderSettings]:
+    """Read the providers, and add those that exist without being named."""
+    found = {}
+    for provider_id, raw in file.table("providers").items():
+        name = f"providers.{provider_id}"
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", provider_id):
+            file.fail(name, "", f'"{provider_id}" is no provider id: use A-Z a-z 0-9 _ - only')
+        found[provider_id] = _provider(file, provider_id, file.as_table(name, raw))
+    for kind, variable in KEY_VARIABLES.items():
+        if environ.get(variable):
+            found.setdefault(kind, ProviderSettings(kind=kind, api_key_env=variable, cap_field=_cap_field(kind)))
+    found.setdefault("echo", ProviderSettings(kind="echo"))
+    return found
+
+
+def _provider(file: TomlFile, provider_id: str, table: dict[str, Any]) -> ProviderSettings:
+    name = f"providers.{provider_id}"
+    fields = file.fields(name, table, ProviderSettings)
+    kind = fields.get("kind") or (provider_id if provider_id in KINDS else "openai" if "base_url" in fields else "")
+    if not kind:
+        file.fail(name, "", 'expected kind = "openai", "anthropic" or "echo", or a base_url')
+    if kind not in KINDS and kind not in (known := _installed_kinds()):
+        file.fail(name, "kind", f'is "{kind}", expected one of {", ".join(known)}{nearest(kind, known)}')
+    if "base_url" not in fields and kind in KEY_VARIABLES:
+        fields.setdefault("api_key_env", KEY_VARIABLES[kind])
+    fields.setdefault("cap_field", _cap_field(kind))
+    return ProviderSettings(**{**fields, "kind": kind})
+
+
+def _models(file: TomlFile, providers: Mapping[str, ProviderSettings]) -> dict[str, ModelSettings]:
+    """Read the models, whose names must be `provider:model` of a provider that is, or could be."""
+    found = {}
+    known = {*providers, *KINDS}
+    for ref, raw in file.table("models").items():
+        name = f'models."{ref}"'
+        provider_id, _, model_id = ref.partition(":")
+        if not model_id:
+            file.fail(name, "", 'expected [models."provider:model"], in quotes')
+        if provider_id not in known:
+            file.fail(name, "", f'no provider "{provider_id}"{nearest(provider_id, known)}')
+        fields = file.fields(name, file.as_table(name, raw), ModelSettings)
+        for key, value in fields.items():
+            if key.endswith("_per_mtok") and 0 < value < _LEAST_RATE:
+                file.fail(name, key, f"is {value:g}: rates are dollars per million tokens, not per token")
+        found[ref] = ModelSettings(**fields)
+    return found
+
+
+def _cap_field(kind: str) -> Literal["max_completion_tokens", "max_tokens"]:
+    return "max_tokens" if kind == "anthropic" else "max_completion_tokens"
+
+
+def _installed_kinds() -> list[str]:
+    from importlib.metadata import entry_points  # noqa: PLC0415 - 20 ms that only foreign kinds should cost
+
+    return [*KINDS, *sorted(point.name for point in entry_points(group=ENTRY_POINTS))]

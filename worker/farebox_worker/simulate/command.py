@@ -1,0 +1,94 @@
+"""The command `farebox simulate`: one flag for each field of `Options`, so the two cannot drift apart."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from farebox_worker.simulate.options import Options
+from farebox_worker.simulate.serving import serve
+
+HELP = {
+    "host": "Address to listen on.",
+    "port": "Port to listen on; 0 takes a free one.",
+    "models": "A model to offer, repeatable; '*' accepts any name.",
+    "latency_ms": "How long an answer takes.",
+    "latency_jitter_ms": "How far the latency swings up and down.",
+    "output_tokens": "Range of output tokens, LOW-HIGH; the request's cap cuts it.",
+    "input_usd_per_mtok": "Price of a million input tokens.",
+    "output_usd_per_mtok": "Price of a million output tokens.",
+    "cost_usd": "Fixed price of every billed call, instead of prices by token.",
+    "rpm": "Requests per minute; 0 is no limit.",
+    "tpm": "Tokens per minute, output counted by the cap; 0 is no limit.",
+    "concurrency": "Calls in flight; 0 is no limit.",
+    "retry_after_s": "What a 429 of --share-429 or --concurrency says in retry-after.",
+    "share_429": "Share of requests answered 429, not billed.",
+    "share_500": "Share of requests answered 500, not billed.",
+    "share_overloaded": "Share of requests answered 503 (OpenAI) or 529 (Anthropic), not billed.",
+    "share_dropped": "Share of calls billed, then disconnected without an answer.",
+    "share_hung": "Share of calls billed, then never answered.",
+    "share_malformed": "Share of calls billed, then answered with half a body.",
+    "share_refused": "Share of calls the model refuses, billed.",
+    "share_filtered": "Share of calls cut by a content filter, billed.",
+    "share_tool_call": "Share of calls with tools that call the first one, billed.",
+    "seed": "Same seed, same requests: same answers and fates.",
+    "api_key": "The only API key to accept; any is without it.",
+    "account_empty_after_usd": "Refuse as an empty account once this much is billed.",
+    "journal": "Write each billed call to this file before answering; rebuild the bill from it at start.",
+}
+_PORT = 8900
+
+
+class _Range(click.ParamType[tuple[int, int]]):
+    """`20-200`, or `50` for exactly fifty."""
+
+    name = "low-high"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """Return (low, high)."""
+        if isinstance(value, tuple):
+            return value
+        low, dash, high = str(value).partition("-")
+        try:
+            return int(low), int(high if dash else low)
+        except ValueError:
+            self.fail(f"{value!r} is not a range such as 20-200", param, ctx)
+
+
+def _option(name: str, default: Any) -> click.Option:
+    flag = f"--{name.replace('_', '-')}"
+    if name == "models":
+        return click.Option([flag, "--model", name], multiple=True, default=default, help=HELP[name], show_default=True)
+    if name == "port":
+        default = _PORT
+    kinds: dict[str, Any] = {"output_tokens": _Range(), "journal": click.Path(dir_okay=False, path_type=Path)}
+    plain = str if name == "api_key" else float if default is None else type(default)
+    shown = "20-200" if name == "output_tokens" else default is not None
+    return click.Option([flag, name], type=kinds.get(name, plain), default=default, help=HELP[name], show_default=shown)
+
+
+def _run(ready_file: Path | None, **values: Any) -> None:
+    try:
+        options = Options(**values)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    try:
+        serve(options, ready_file)
+    except (OSError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+command = click.Command(
+    "simulate",
+    callback=_run,
+    params=[
+        *[_option(field.name, field.default) for field in fields(Options)],
+        click.Option(
+            ["--ready-file"],
+            type=click.Path(dir_okay=False, path_type=Path),
+            help="Write the URL to this file once it listens.",
+        ),
+    ],
+    help="Run a local OpenAI- and Anthropic-compatible server with its own bill, to rehearse with no money.",
+)
