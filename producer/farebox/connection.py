@@ -11,9 +11,12 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from farebox.errors import ConfigError, ServerError
 
+AWAY = (RedisConnectionError, RedisTimeoutError, OSError)  # the server may come back: verbs are safe to send again
 OLDEST = (6, 2)  # ZADD GT/LT, and a COUNT that keeps its order
 
 
@@ -30,10 +33,11 @@ def connect(url: str, *, client: type[Redis] = Redis) -> Redis:
 
     Raises: ConfigError when the URL cannot be read.
     """
+    tcp = {} if url.startswith("unix:") else {"socket_keepalive": True}
     try:
         return client.from_url(  # type: ignore[no-any-return,no-untyped-call]
             url,
-            socket_keepalive=True,
+            **tcp,
             socket_connect_timeout=5.0,
             health_check_interval=30,
             retry=Retry(NoBackoff(), 0),  # verbs are resent by those who know what it means

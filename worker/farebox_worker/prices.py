@@ -1,7 +1,6 @@
-"""What a call costs, and what it can cost at most: integer rates, one Price per model_ref and tier.
+"""The price of every model: one Price per model_ref and tier, compiled from `farebox.toml`, then the vendors' lists.
 
-It owns the arithmetic and the order of sources: `farebox.toml` first, then the vendors' lists. An unknown price is
-None, never zero. It never moves money.
+It owns the order of sources. An unknown price is None, never zero.
 """
 
 from __future__ import annotations
@@ -9,120 +8,24 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from farebox.errors import ConfigError
-from farebox.money import nusd_from_pusd, pusd_per_token
+from farebox.money import pusd_per_token
 from farebox_worker import prices_data
-from farebox_worker.providers.base import TokenUsage
+from farebox_worker.rates import FREE, PRETEND, Price, Rates, flat, price_of
 
 if TYPE_CHECKING:
     from farebox_worker.settings import ModelSettings, ProviderSettings, Settings
 
+__all__ = ["FREE", "PRETEND", "Price", "PriceTable", "Rates", "compile_price"]
+
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rates:
-    """Pico-dollars per token.
-
-    `cache_write_pusd` is the dearest write a request can ask for (Anthropic: 1 h, 2 x input; OpenAI: 12 h, 2.5 x
-    input), `cache_write_5m_pusd` the default one. The media rates are the dearest for audio, images and video, 0
-    where they cost what text costs. Sources: facts/sdks.md sections 0 (8), 2 and 3.4.
-    """
-
-    input_pusd: int
-    output_pusd: int
-    cache_read_pusd: int
-    cache_write_pusd: int
-    cache_write_5m_pusd: int
-    media_input_pusd: int = 0
-    media_output_pusd: int = 0
-
-    @property
-    def dearest_input_pusd(self) -> int:
-        """The most that one token of input can cost."""
-        return max(self.input_pusd, self.cache_read_pusd, self.cache_write_pusd, self.media_input_pusd)
-
-    @property
-    def dearest_output_pusd(self) -> int:
-        """The most that one token of output can cost."""
-        return max(self.output_pusd, self.media_output_pusd)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Price(Rates):
-    """The rates of one model in one tier.
-
-    `tiers` are long-context cliffs, ascending: above so many tokens of input in all, those rates hold for the whole
-    request. `request_pusd` is a fee per request. `version` names the source for the books; a `pretend` price is
-    nobody's bill.
-    """
-
-    version: str
-    pretend: bool = False
-    request_pusd: int = 0
-    tiers: tuple[tuple[int, Rates], ...] = ()
-
-    def worst_nusd(self, input_bound: int, output_bound: int) -> int:
-        """Bound the cost of any request within so many tokens in and out, in nano-dollars, rounded up."""
-        reachable: list[Rates] = [self, *(rates for above, rates in self.tiers if above < input_bound)]
-        worst = max(
-            input_bound * rates.dearest_input_pusd + output_bound * rates.dearest_output_pusd for rates in reachable
-        )
-        return nusd_from_pusd(worst + self.request_pusd)
-
-    def cost_nusd(self, usage: TokenUsage, *, dearest: bool = False) -> int:
-        """Price a usage in nano-dollars, rounded up once.
-
-        `dearest` books each token at the dearest rate of its kind: for requests that asked for long-lived cache
-        writes or sent audio, of which TokenUsage does not tell the share.
-        """
-        total = usage.input_tokens + usage.cache_read_tokens + usage.cache_write_tokens
-        rates = next((rates for above, rates in reversed(self.tiers) if total > above), self)
-        return nusd_from_pusd(self.request_pusd + (_dearest_pusd if dearest else _plain_pusd)(rates, usage))
-
-
-def _plain_pusd(rates: Rates, usage: TokenUsage) -> int:
-    return (
-        usage.input_tokens * rates.input_pusd
-        + usage.cache_read_tokens * rates.cache_read_pusd
-        + usage.cache_write_tokens * rates.cache_write_5m_pusd
-        + usage.output_tokens * rates.output_pusd
-    )
-
-
-def _dearest_pusd(rates: Rates, usage: TokenUsage) -> int:
-    return (
-        usage.input_tokens * max(rates.input_pusd, rates.media_input_pusd)
-        + usage.cache_read_tokens * max(rates.cache_read_pusd, rates.media_input_pusd)
-        + usage.cache_write_tokens * rates.cache_write_pusd
-        + usage.output_tokens * rates.dearest_output_pusd
-    )
-
-
-def _flat(input_pusd: int, output_pusd: int) -> Rates:
-    return Rates(
-        input_pusd=input_pusd,
-        output_pusd=output_pusd,
-        cache_read_pusd=input_pusd,
-        cache_write_pusd=input_pusd,
-        cache_write_5m_pusd=input_pusd,
-    )
-
-
-def _price(rates: Rates, version: str, **more: object) -> Price:
-    fields = {name: getattr(rates, name) for name in Rates.__dataclass_fields__}
-    return Price(**fields, version=version, **more)  # type: ignore[arg-type]  # the fields of Rates, and Price's own
-
-
-FREE = _price(_flat(0, 0), "free")
-PRETEND = _price(_flat(1_000_000, 2_000_000), "pretend", pretend=True)  # $1 and $2 per million tokens
-
-
-def compile_price(  # noqa: PLR0913 - a provider is three of these
+def compile_price(
     provider_kind: str,
     provider_id: str,
     model_id: str,
@@ -139,7 +42,7 @@ def compile_price(  # noqa: PLR0913 - a provider is three of these
     if listing is None:
         return None
     (_, base), *cliffs = [(above, _listed(rates, listing.vendor)) for above, rates in listing.steps]
-    return _price(base, listing.version, request_pusd=listing.request_pusd, tiers=tuple(cliffs))
+    return price_of(base, listing.version, request_pusd=listing.request_pusd, tiers=tuple(cliffs))
 
 
 def _listed(rates: dict[str, int], vendor: str) -> Rates:
@@ -250,7 +153,7 @@ class PriceTable:
             return _stated_price(model_ref, provider, model)
         cliffs = tuple((above, _scaled(rates, standard, model)) for above, rates in wanted.tiers)
         more = {"request_pusd": wanted.request_pusd, "tiers": cliffs, "pretend": wanted.pretend}
-        return _price(_scaled(wanted, standard, model), "farebox.toml", **more)
+        return price_of(_scaled(wanted, standard, model), "farebox.toml", **more)
 
 
 def _stated(model: ModelSettings) -> dict[str, int]:
@@ -300,9 +203,9 @@ def _stated_price(model_ref: str, provider: ProviderSettings, model: ModelSettin
     at_vendor = provider.base_url is None
     write_5m = stated.get("cache_write_5m_pusd", -(-5 * text_in // 4) if at_vendor else text_in)
     rates = replace(
-        _flat(text_in, stated["output_pusd"]),
+        flat(text_in, stated["output_pusd"]),
         cache_read_pusd=stated.get("cache_read_pusd", text_in),
         cache_write_5m_pusd=write_5m,
         cache_write_pusd=max(write_5m, _long_write(text_in, write_5m, provider.kind)),
     )
-    return _price(rates, "farebox.toml")
+    return price_of(rates, "farebox.toml")

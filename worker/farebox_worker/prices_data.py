@@ -53,9 +53,7 @@ class Listing:
     version: str
 
 
-def find(  # noqa: PLR0913 - a provider is three of these
-    kind: str, provider_id: str, model_id: str, base_url: str | None, tier: str, now: datetime
-) -> Listing | None:
+def find(kind: str, provider_id: str, model_id: str, base_url: str | None, tier: str, now: datetime) -> Listing | None:
     """Find what a model costs in a tier at a time; None when the table does not know.
 
     Where prices depend on the time, each rate is the dearest of the next 90 minutes: a price is used until the

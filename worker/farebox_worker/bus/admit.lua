@@ -1,9 +1,10 @@
 -- admit: set the worst-case cost of claimed jobs aside, each all or nothing over its scopes.
 --
 -- ARGV[4]  number of scopes, then their names
--- then per job: id, flow, token, score to go back to, hold in nano-dollars, positions of its scopes (from 1, by ",")
+-- then per job: id, flow, token, score to go back to, hold in nano-dollars (-1: no price is known), positions of its
+--   scopes (from 1, by ",")
 --
--- Returns {seq, per job: "ok" | "no_room <scope> <need>" | "cancelled" | "lost"}
+-- Returns {seq, per job: "ok" | "no_room <scope> <need>" | "unpriced" (and a limit applies) | "cancelled" | "lost"}
 -- Invariant: spent + held + unconfirmed ≤ limit, for every limited scope, after every admit.
 -- A job without room goes back to its place and its flow parks; jobs of that flow behind it go back too.
 local names, limits, used, starved = {}, {}, {}, {}
@@ -39,6 +40,13 @@ local function obstacle(flow, hold, scopes)  -- the first scope that has no room
   end
 end
 
+local function limited(scopes)
+  for _, i in ipairs(scopes) do
+    if limits[i] then return true end
+  end
+  return false
+end
+
 local function go_back(id, flow, score)
   local _, _, lane = parts(flow)
   redis.call('ZADD', flow, score, id)
@@ -72,7 +80,10 @@ for at = 5 + #names, #ARGV, 6 do
   elseif shut[flow] then
     go_back(id, flow, score)
     verdict = shut[flow]
+  elseif hold < 0 and limited(scopes) then
+    verdict = 'unpriced'
   else
+    hold = math.max(hold, 0)
     local blocked = obstacle(flow, hold, scopes)
     if blocked then
       go_back(id, flow, score)

@@ -24,7 +24,7 @@ class Fare:
 class Verdict:
     """Whether an attempt may be sent. `no_room` names the scope and the need; then the job is back in its place."""
 
-    word: Literal["ok", "no_room", "cancelled", "lost"]
+    word: Literal["ok", "no_room", "unpriced", "cancelled", "lost"]
     scope: str = ""
     need_nusd: int = 0
 
@@ -47,4 +47,4 @@ async def admit(tongue: Tongue, fares: Sequence[Fare]) -> list[Verdict]:
 def _verdict(words: str) -> Verdict:
     word, _, rest = words.partition(" ")
     scope, _, need = rest.rpartition(" ")
-    return Verdict(word, scope, int(need) if need else 0)  # type: ignore[arg-type]  # the four words of admit.lua
+    return Verdict(word, scope, int(need) if need else 0)  # type: ignore[arg-type]  # the words of admit.lua

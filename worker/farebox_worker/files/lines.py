@@ -97,13 +97,13 @@ def _numbered(file: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
     number = 0
     while line := file.readline(MAX_LINE_BYTES + 1):
         number += 1
-        if number == 1 and len(line) <= MAX_LINE_BYTES and line.startswith(_BOM):
-            line = line[len(_BOM) :] or b"\n"
-        if len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
+        if len(line) <= MAX_LINE_BYTES or line.endswith(b"\n"):
+            yield number, (line.removeprefix(_BOM) or b"\n") if number == 1 else line
+        else:
             line = b""  # not kept while the rest is passed over
             while (piece := file.readline(_BUFFER_BYTES)) and not piece.endswith(b"\n"):
                 pass
-        yield number, line or None
+            yield number, None
 
 
 class _Judge:

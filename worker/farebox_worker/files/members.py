@@ -56,11 +56,11 @@ def split(raw: bytes | None) -> Members:
 
 
 def _not_json(raw: bytes, reason: str) -> str:
-    if "truncated" not in reason:
-        return f"not JSON: {reason.removeprefix('JSON is malformed: ')}"
-    if _HALF_CHARACTER.search(raw) and raw.rstrip().endswith(b"}"):
+    if _HALF_CHARACTER.search(raw) and any(sign in reason for sign in ("surrogate", "hex escape", "truncated")):
         return "not JSON: half a character (a \\ud… escape without its other half): repair the text"
-    return "not JSON: the line ends too early"
+    if "truncated" in reason:
+        return "not JSON: the line ends too early"
+    return f"not JSON: {reason.removeprefix('JSON is malformed: ')}"
 
 
 def is_batch(members: Members) -> bool:

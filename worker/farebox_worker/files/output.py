@@ -113,11 +113,11 @@ class OutputFile:
         noted = [(line, note_of(line)) for line in lines]
         if any(note is None or line.find(b"\n") != len(line) - 1 for line, note in noted):
             raise ValueError("not an output line: it must be one line of JSON as output_line builds it")
-        fresh = [line for line, note in noted if note and self.done.add(note)]
-        content = b"".join(fresh)
         with self._cutting_back():
+            fresh = [line for line, note in noted if note and self.done.add(note)]
+            content = b"".join(fresh)
             write_all(self._fd, content)
-        self._length += len(content)
+            self._length += len(content)
         return len(fresh)
 
     def sync(self) -> None:
@@ -131,8 +131,8 @@ class OutputFile:
         self._refuse_changed()
         with self._cutting_back():
             os.fsync(self._fd)
-        self.synced_length = self._length
-        self.done.keep()
+            self.done.keep()
+            self.synced_length = self._length
 
     def rewrite_without(self, job_ids: Collection[str]) -> int:
         """Take out the lines of these jobs, which will be asked again; return how many were taken out.
@@ -141,6 +141,7 @@ class OutputFile:
         Raises: OutputError; the file is then as it was.
         """
         self.sync()
+        self._refuse_changed()
         before = self.lines
         with _explaining(self.path):
             fd = self._locked_copy_without(job_ids)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import msgspec
 
@@ -90,7 +90,6 @@ def without_password(url: str) -> str:
     parts = urlsplit(url)
     userinfo, at, host = parts.netloc.rpartition("@")
     user = userinfo.partition(":")[0]
-    query = urlencode(
-        [(key, value) for key, value in parse_qsl(parts.query, keep_blank_values=True) if key != "password"]
-    )
-    return urlunsplit(parts._replace(netloc=f"{user}{at if user else ''}{host}", query=query))
+    options = [pair for pair in parse_qsl(parts.query, keep_blank_values=True) if pair[0] != "password"]
+    query = f"?{urlencode(options)}" if options else ""
+    return f"{parts.scheme}://{user}{at if user else ''}{host}{parts.path}{query}"

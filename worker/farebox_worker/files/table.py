@@ -1,7 +1,7 @@
 """A hash table from text to a small number in two flat arrays: 12 bytes a slot, at least one slot in three free.
 
-A million names take 25 MB, where a `dict[str, int]` takes 150. Names are kept as their 64-bit hash only: two
-different names among a million are taken for the same one with a chance of 1 in 37 million.
+A million names take 25 MB (38 while it grows), where a `dict[str, int]` takes 120. Names are kept
+as their 64-bit hash only: two different ones among a million are taken for the same with a chance of 1 in 37 million.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class NameTable:
 
     def _resize(self, slots: int) -> None:
         self._mask = slots - 1
-        self._digests = array("Q", bytes(8 * slots))
-        self._numbers = array("I", bytes(4 * slots))
+        self._digests = array("Q", [0]) * slots
+        self._numbers = array("I", [0]) * slots
 
 
 def _digest(name: str) -> int:

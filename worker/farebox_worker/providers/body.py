@@ -1,6 +1,6 @@
-"""What every adapter does to a request body before its vendor's own rules: read it, cap it, bound it.
+r"""What every adapter does to a request body before its vendor's own rules: read it, cap it, bound it.
 
-A body is taken apart at its top level only; what is inside stays the bytes the producer wrote, except that `\\u`
+A body is taken apart at its top level only; what is inside stays the bytes the producer wrote, except that `\u`
 escapes are written out, so that its length in bytes bounds its tokens tightly and whatever normalises text can be
 accounted for.
 """
@@ -10,9 +10,9 @@ from __future__ import annotations
 import unicodedata
 
 import msgspec
-from farebox.errors import InputError
 from msgspec import Raw
 
+from farebox.errors import InputError
 from farebox_worker.providers.base import Facts
 
 Fields = dict[str, Raw]

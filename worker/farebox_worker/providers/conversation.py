@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
-from farebox.records import VERSION, Job
 
+from farebox.records import VERSION, Job
 from farebox_worker.providers.base import (
     Facts,
     ModelCapability,
@@ -21,6 +22,8 @@ from farebox_worker.providers.base import (
 )
 
 TIMEOUT_S = 600.0
+DISCOVERY_TIMEOUT_S = 30.0
+HEALTH_TIMEOUT_S = 5.0
 SPEAKING = (
     ModelCapability.TEXT
     | ModelCapability.STREAMING
@@ -28,18 +31,6 @@ SPEAKING = (
     | ModelCapability.JSON_MODE
     | ModelCapability.SYSTEM_PROMPT
 )
-
-
-class Wire(Protocol):
-    """The two steps of an adapter that a conversation needs."""
-
-    def prepare(self, job: Job, facts: Facts) -> Prepared:
-        """Make the request."""
-        ...
-
-    async def post(self, prepared: Prepared, *, timeout_s: float) -> Reply:
-        """Send it."""
-        ...
 
 
 class _Message(msgspec.Struct):
@@ -59,7 +50,7 @@ class _Completion(msgspec.Struct):
 _completion = msgspec.json.Decoder(_Completion)
 
 
-def chat_job(  # noqa: PLR0913 - the arguments of ModelProvider.send
+def chat_job(
     messages: Sequence[PromptMessage],
     info: ModelInfo,
     *,
@@ -88,22 +79,72 @@ def facts_of(info: ModelInfo) -> Facts:
     return Facts(info.model_id, info.context_window, info.max_output_tokens, info.max_output_tokens or 4096)
 
 
-async def ask(wire: Wire, job: Job, info: ModelInfo) -> ModelResponse:
-    """Send a chat job and read its answer. Raises: ProviderError."""
-    started = time.monotonic()
-    reply = await wire.post(wire.prepare(job, facts_of(info)), timeout_s=TIMEOUT_S)
-    message = _completion.decode(reply.body).choices[0].message
-    return ModelResponse(
-        content=message.content or message.refusal or "",
-        model_info=info,
-        usage=reply.usage or TokenUsage(),
-        finish_reason=reply.finish,
-        latency_ms=(time.monotonic() - started) * 1000,
-        raw_response=msgspec.json.decode(reply.original),
-        tool_calls=message.tool_calls,
-    )
+class Conversational:
+    """What all adapters share: models as last discovered, their health, and `send` by way of `prepare` and `post`."""
 
+    def __init__(self, provider_id: str, *, is_local: bool) -> None:
+        self.provider_id = provider_id
+        self._is_local = is_local
+        self._models: dict[str, ModelInfo] = {}
 
-def unlisted(provider_id: str, model_id: str, *, is_local: bool) -> ModelInfo:
-    """Stand in for a model that discovery has not named: limits and prices 0, which is unknown."""
-    return ModelInfo(provider_id, model_id, model_id, SPEAKING, 0, 0, 0.0, 0.0, is_local)
+    def prepare(self, job: Job, facts: Facts) -> Prepared:
+        """Make the request for a job, without any IO. Raises: UntranslatableError, InputError."""
+        raise NotImplementedError
+
+    async def post(self, prepared: Prepared, *, timeout_s: float) -> Reply:
+        """Send one attempt. Raises: ProviderError with what is known of its fate."""
+        raise NotImplementedError
+
+    async def send(
+        self,
+        messages: Sequence[PromptMessage],
+        model_id: str,
+        *,
+        max_tokens: int = 4096,
+        temperature: float | None = None,
+        stop_sequences: Sequence[str] | None = None,
+        response_format: str | None = None,
+        tools: Sequence[dict[str, Any]] | None = None,
+    ) -> ModelResponse:
+        """Ask for one whole answer. `response_format` may be "json". Raises: ProviderError."""
+        info = self._info(model_id)
+        job = chat_job(
+            messages,
+            info,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            stop_sequences=stop_sequences,
+            response_format=response_format,
+            tools=tools,
+        )
+        started = time.monotonic()
+        reply = await self.post(self.prepare(job, facts_of(info)), timeout_s=TIMEOUT_S)
+        message = _completion.decode(reply.body).choices[0].message
+        return ModelResponse(
+            content=message.content or message.refusal or "",
+            model_info=info,
+            usage=reply.usage or TokenUsage(),
+            finish_reason=reply.finish,
+            latency_ms=(time.monotonic() - started) * 1000,
+            raw_response=msgspec.json.decode(reply.original),
+            tool_calls=message.tool_calls,
+        )
+
+    async def list_models(self) -> list[ModelInfo]:
+        """Ask the provider for its models. Raises: ProviderError."""
+        raise NotImplementedError
+
+    async def health_check(self) -> bool:
+        """Tell whether it lists its models within five seconds; never raises."""
+        try:
+            async with asyncio.timeout(HEALTH_TIMEOUT_S):
+                await self.list_models()
+        except Exception:  # noqa: BLE001 - that is the promise
+            return False
+        return True
+
+    def _info(self, model_id: str) -> ModelInfo:
+        """Look a model up; one that discovery has not named has limits and prices 0, which is unknown."""
+        return self._models.get(model_id) or ModelInfo(
+            self.provider_id, model_id, model_id, SPEAKING, 0, 0, 0.0, 0.0, self._is_local
+        )

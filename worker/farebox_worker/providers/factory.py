@@ -12,7 +12,6 @@ from importlib.metadata import entry_points
 from typing import Protocol, cast
 
 from farebox.errors import ConfigError
-
 from farebox_worker.providers.base import ModelProvider
 
 ENTRY_POINTS = "farebox.providers"
@@ -86,7 +85,9 @@ def _api_key(provider_id: str, settings: ProviderSettings, vendor_variable: str)
         return NO_KEY
     key = os.environ.get(variable, "").strip()
     if not key:
-        raise ConfigError(f"providers.{provider_id}: the environment variable {variable} is not set; it holds the API key")
+        raise ConfigError(
+            f"providers.{provider_id}: the environment variable {variable} is not set; it holds the API key"
+        )
     return key
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import aiohttp
 import httpx2
 import msgspec
+
 from farebox.errors import (
     ProviderAccountError,
     ProviderAuthError,
@@ -104,28 +105,22 @@ def retry_after_s(headers: Mapping[str, str], *, now: float | None = None) -> fl
 
 
 def rejected(
-    provider_id: str,
-    status: int,
-    headers: httpx2.Headers,
-    content: bytes,
-    *,
-    scrub: Scrubber,
-    account_words: re.Pattern[str] | None = None,
+    provider_id: str, response: httpx2.Response, *, scrub: Scrubber, account_words: re.Pattern[str] | None = None
 ) -> ProviderError:
     """Turn an HTTP status that is no success into an error.
 
     `account_words` finds a provider's account troubles in messages, where codes do not tell them.
     """
+    status, headers, content = response.status_code, response.headers, response.content
     error = _error_object(content)
     own_body = error is not None
     message, codes = _message_and_codes(error or {})
-    request_id = headers.get("x-request-id") or headers.get("request-id") or ""
     fields: dict[str, Any] = {
         "status_code": status,
         "code": scrub(codes[0]) if codes else "",
         "body": scrub(content[:MAX_BODY].decode("utf-8", "replace")).encode() if own_body else b"",
         "own_body": own_body,
-        "request_id": request_id,
+        "request_id": _request_id(headers),
     }
     said = scrub(message or _foreign_text(content))[:MAX_MESSAGE]
     text = f"{provider_id} answered {status}" + (f" {fields['code']}" if fields["code"] else "")
@@ -138,8 +133,10 @@ def rejected(
     return _class_of(status)(provider_id, text, **fields)
 
 
-def lost(provider_id: str, error: BaseException, *, scrub: Scrubber) -> ProviderError:
+def lost(provider_id: str, error: BaseException, *, timeout_s: float, scrub: Scrubber) -> ProviderError:
     """Turn a connection that broke, or could not be made, into an error that tells whether the call was sent."""
+    if type(error) is TimeoutError:
+        return ProviderTimeoutError(provider_id, f"{provider_id} did not answer within {timeout_s:g} s")
     chain = list(_causes(error))
     root = chain[-1]
     reason = scrub(f"{type(root).__name__}: {root}".rstrip(": "))[:MAX_MESSAGE]
@@ -150,21 +147,20 @@ def lost(provider_id: str, error: BaseException, *, scrub: Scrubber) -> Provider
     return ProviderConnectionError(provider_id, f"{provider_id} broke the connection after the call was sent: {reason}")
 
 
-def too_slow(provider_id: str, timeout_s: float) -> ProviderTimeoutError:
-    """Say that our own patience ended."""
-    return ProviderTimeoutError(provider_id, f"{provider_id} did not answer within {timeout_s:g} s")
-
-
-def not_an_answer(provider_id: str, status: int, headers: httpx2.Headers, content: bytes, scrub: Scrubber) -> ProviderError:
-    """Say that a 200 brought something else than a completion: whether it was billed is unknown."""
-    said = scrub(_foreign_text(content))[:MAX_MESSAGE]
+def not_an_answer(provider_id: str, response: httpx2.Response, *, scrub: Scrubber) -> ProviderError:
+    """Say that a 200 brought something else than was asked for: whether it was billed is unknown."""
+    said = scrub(_foreign_text(response.content))[:MAX_MESSAGE]
     return ProviderError(
         provider_id,
-        f"{provider_id} answered {status} with something that is no completion: {said}",
-        status_code=status,
-        code="not_a_completion",
-        request_id=headers.get("x-request-id") or headers.get("request-id") or "",
+        f"{provider_id} answered {response.status_code} with something else than was asked for: {said}",
+        status_code=response.status_code,
+        code="not_an_answer",
+        request_id=_request_id(response.headers),
     )
+
+
+def _request_id(headers: httpx2.Headers) -> str:
+    return headers.get("x-request-id") or headers.get("request-id") or ""
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

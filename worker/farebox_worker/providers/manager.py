@@ -12,7 +12,6 @@ from typing import Protocol
 
 from farebox.errors import CostLimitExceededError, ModelNotFoundError, ProviderError
 from farebox.money import nusd_from_pusd, nusd_from_usd, pusd_per_token, usd_from_nusd
-
 from farebox_worker.providers.base import ModelInfo, ModelProvider, TokenUsage
 
 

@@ -8,30 +8,33 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import urlsplit
 
-import aiohttp
 import httpx2
 import msgspec
 import openai
-from farebox.errors import InputError, ProviderError
-from farebox.records import Finish, Job
 from msgspec import Raw
 from openai.types.chat import ChatCompletionChunk
 
+from farebox.errors import InputError, ProviderError
+from farebox.records import Finish, Job
 from farebox_worker.providers import body as bodies
 from farebox_worker.providers import fate
-from farebox_worker.providers.base import Facts, ModelInfo, ModelResponse, Prepared, PromptMessage, Reply, StreamChunk
-from farebox_worker.providers.base import TokenUsage as Usage
-from farebox_worker.providers.conversation import SPEAKING, TIMEOUT_S, ask, chat_job, facts_of, unlisted
-from farebox_worker.providers.translate_answer import chat_to_message
-from farebox_worker.providers.translate_request import messages_to_chat
+from farebox_worker.providers.base import Facts, ModelInfo, Prepared, PromptMessage, Reply, StreamChunk, TokenUsage
+from farebox_worker.providers.conversation import (
+    DISCOVERY_TIMEOUT_S,
+    SPEAKING,
+    TIMEOUT_S,
+    Conversational,
+    chat_job,
+    facts_of,
+)
+from farebox_worker.providers.translate_messages import chat_to_message, messages_to_chat
 
 VENDOR_URL = "https://api.openai.com/v1"
 CAP_FIELDS = ("max_completion_tokens", "max_tokens")
 KNOWN_TIERS = ("default", "flex", "auto")
-HEALTH_TIMEOUT_S = 5.0
 
 
 class _Part(msgspec.Struct):
@@ -82,7 +85,7 @@ class _InputDetails(msgspec.Struct):
 
 class _Usage(msgspec.Struct):
     prompt_tokens: int
-    completion_tokens: int | None = None
+    completion_tokens: int
     prompt_tokens_details: _InputDetails | None = None
     prompt_cache_hit_tokens: int | None = None  # DeepSeek's own name for it
 
@@ -108,7 +111,7 @@ class _Listing(msgspec.Struct):
 _request = msgspec.json.Decoder(_Request)
 _parts = msgspec.json.Decoder(list[_Part])
 _completion = msgspec.json.Decoder(_Completion)
-_usage = msgspec.json.Decoder(_Usage | None)
+_usage = msgspec.json.Decoder(_Usage)
 _listing = msgspec.json.Decoder(_Listing | list[_Listed])
 _FINISH: dict[str | None, Finish] = {
     "length": "truncated",
@@ -116,10 +119,11 @@ _FINISH: dict[str | None, Finish] = {
     "function_call": "tool_call",
     "content_filter": "filtered",
 }
+_NO_TOOL_CALLS = (b"", b"null", b"[]")
 _STANDARD, _FLEX = Raw(b'"default"'), Raw(b'"flex"')
 
 
-class OpenAIProvider:
+class OpenAIProvider(Conversational):
     """One OpenAI-compatible endpoint with one key; `base_url` None is the vendor itself."""
 
     def __init__(
@@ -132,14 +136,12 @@ class OpenAIProvider:
         is_free: bool = False,
     ) -> None:
         host = urlsplit(base_url or VENDOR_URL).hostname or ""
-        self.provider_id = provider_id
+        super().__init__(provider_id, is_local=is_free or host in {"localhost", "::1"} or host.startswith("127."))
         self._is_vendor = host == "api.openai.com" or host.endswith(".api.openai.com")
-        self._is_local = is_free or host in {"localhost", "::1"} or host.startswith("127.")
         self._cap_field = cap_field or CAP_FIELDS[0 if self._is_vendor else 1]
         if self._cap_field not in CAP_FIELDS:
             raise ValueError(f"cap_field is one of {', '.join(CAP_FIELDS)}, not {cap_field!r}")
         self._scrub = fate.Scrubber(api_key)
-        self._models: dict[str, ModelInfo] = {}
         # A connection must be given up before the server does: uvicorn, under most servers of one's own, waits 5 s.
         limits = httpx2.Limits(max_connections=10_000, keepalive_expiry=60.0 if self._is_vendor else 4.0)
         self._client = openai.AsyncOpenAI(
@@ -187,7 +189,9 @@ class OpenAIProvider:
         if request.stream:
             raise InputError("stream: a job's answer comes whole; remove it")
         if request.service_tier not in (None, *KNOWN_TIERS):
-            raise InputError(f"service_tier: {request.service_tier!r} has no bounded price; use --tier standard or flex")
+            raise InputError(
+                f"service_tier: {request.service_tier!r} has no bounded price; use --tier standard or flex"
+            )
         if job.tier == "flex" and not self._is_vendor:
             raise InputError(f"{self.provider_id} has no tier flex")
         if request.modalities and "audio" in request.modalities:
@@ -213,7 +217,10 @@ class OpenAIProvider:
         try:
             async with asyncio.timeout(timeout_s):
                 response = await self._client.post(
-                    "/chat/completions", content=prepared.body, cast_to=httpx2.Response, options={"headers": prepared.headers}
+                    "/chat/completions",
+                    content=prepared.body,
+                    cast_to=httpx2.Response,
+                    options={"headers": prepared.headers},
                 )
         except Exception as error:  # noqa: BLE001 - whatever broke, the call may have been billed
             raise self._failure(error, timeout_s) from None
@@ -225,44 +232,18 @@ class OpenAIProvider:
             answer = _completion.decode(original)
             as_asked = chat_to_message(original) if prepared.api == "messages" else original
         except (msgspec.DecodeError, UnicodeDecodeError):
-            raise fate.not_an_answer(
-                self.provider_id, response.status_code, response.headers, original, self._scrub
-            ) from None
+            raise fate.not_an_answer(self.provider_id, response, scrub=self._scrub) from None
         headers = fate.kept_headers(response.headers)
         return Reply(
             status_code=response.status_code,
             request_id=headers.get("x-request-id", ""),
             body=as_asked,
             original=original,
-            usage=_usage_of(answer.usage),
+            usage=self._usage(answer.usage),
             finish=_finish_of(answer.choices),
             served_tier=answer.service_tier or "",
             headers=headers,
         )
-
-    async def send(  # noqa: PLR0913 - the Protocol's signature
-        self,
-        messages: Sequence[PromptMessage],
-        model_id: str,
-        *,
-        max_tokens: int = 4096,
-        temperature: float | None = None,
-        stop_sequences: Sequence[str] | None = None,
-        response_format: str | None = None,
-        tools: Sequence[dict[str, Any]] | None = None,
-    ) -> ModelResponse:
-        """Ask for one whole answer. `response_format` may be "json". Raises: ProviderError."""
-        info = self._info(model_id)
-        job = chat_job(
-            messages,
-            info,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            stop_sequences=stop_sequences,
-            response_format=response_format,
-            tools=tools,
-        )
-        return await ask(self, job, info)
 
     async def stream(
         self,
@@ -275,27 +256,25 @@ class OpenAIProvider:
     ) -> AsyncIterator[StreamChunk]:
         """Ask for an answer in pieces; the last one carries the usage. Raises: ProviderError."""
         info = self._info(model_id)
-        job = chat_job(
-            messages, info, max_tokens=max_tokens, temperature=temperature, stop_sequences=stop_sequences
-        )
+        job = chat_job(messages, info, max_tokens=max_tokens, temperature=temperature, stop_sequences=stop_sequences)
         fields = bodies.fields_of(self.prepare(job, facts_of(info)).body)
         fields |= {"stream": Raw(b"true"), "stream_options": Raw(b'{"include_usage":true}')}
-        usage: Usage | None = None
+        usage: TokenUsage | None = None
         try:
-            async with asyncio.timeout(TIMEOUT_S):
-                pieces = await self._client.post(
-                    "/chat/completions",
-                    content=msgspec.json.encode(fields),
-                    cast_to=ChatCompletionChunk,
-                    stream=True,
-                    stream_cls=openai.AsyncStream[ChatCompletionChunk],
-                )
-                async with pieces:
-                    async for piece in pieces:
-                        if piece.usage:
-                            usage = _usage_of(Raw(piece.usage.model_dump_json().encode()))
-                        if piece.choices and (text := piece.choices[0].delta.content):
-                            yield StreamChunk(text)
+            pieces = await self._client.post(
+                "/chat/completions",
+                content=msgspec.json.encode(fields),
+                cast_to=ChatCompletionChunk,
+                options={"timeout": httpx2.Timeout(TIMEOUT_S, connect=10.0)},
+                stream=True,
+                stream_cls=openai.AsyncStream[ChatCompletionChunk],
+            )
+            async with pieces:
+                async for piece in pieces:
+                    if piece.usage:
+                        usage = self._usage(Raw(piece.usage.model_dump_json().encode()))
+                    if piece.choices and (text := piece.choices[0].delta.content):
+                        yield StreamChunk(text)
         except Exception as error:  # noqa: BLE001 - whatever broke, the call may have been billed
             raise self._failure(error, TIMEOUT_S) from None
         yield StreamChunk("", is_final=True, usage=usage)
@@ -303,53 +282,51 @@ class OpenAIProvider:
     async def list_models(self) -> list[ModelInfo]:
         """Ask for the models; limits that are not told are 0, prices always are. Raises: ProviderError."""
         try:
-            async with asyncio.timeout(30.0):
+            async with asyncio.timeout(DISCOVERY_TIMEOUT_S):
                 response = await self._client.get("/models", cast_to=httpx2.Response)
         except Exception as error:  # noqa: BLE001 - discovery may fail in any way a call may
-            raise self._failure(error, 30.0) from None
+            raise self._failure(error, DISCOVERY_TIMEOUT_S) from None
         try:
             listing = _listing.decode(response.content)
         except (msgspec.DecodeError, UnicodeDecodeError):
-            raise fate.not_an_answer(
-                self.provider_id, response.status_code, response.headers, response.content, self._scrub
-            ) from None
+            raise fate.not_an_answer(self.provider_id, response, scrub=self._scrub) from None
         listed = listing.data if isinstance(listing, _Listing) else listing
         self._models = {model.id: self._described(model) for model in listed}
         return list(self._models.values())
 
-    async def health_check(self) -> bool:
-        """Tell whether the server lists its models within five seconds; never raises."""
-        try:
-            async with asyncio.timeout(HEALTH_TIMEOUT_S):
-                await self._client.get("/models", cast_to=httpx2.Response)
-        except Exception:  # noqa: BLE001 - never raises
-            return False
-        return True
-
     async def aclose(self) -> None:
         """Close its connections."""
         await self._client.close()
-
-    def _info(self, model_id: str) -> ModelInfo:
-        return self._models.get(model_id) or unlisted(self.provider_id, model_id, is_local=self._is_local)
 
     def _described(self, model: _Listed) -> ModelInfo:
         window = model.context_window or model.context_length or model.max_model_len or 0
         most = model.max_completion_tokens or 0
         return ModelInfo(self.provider_id, model.id, model.id, SPEAKING, window, most, 0.0, 0.0, self._is_local)
 
+    # The usage
+
+    @staticmethod
+    def _usage(raw: Raw) -> TokenUsage | None:
+        """Make the counts disjoint: OpenAI's prompt_tokens include what was read from and written to a cache."""
+        if not bodies.is_given(raw):
+            return None
+        try:
+            usage = _usage.decode(raw)
+        except msgspec.DecodeError:
+            return None  # an answer whose usage nobody can read is still an answer
+        details = usage.prompt_tokens_details or _InputDetails()
+        prompt = max(0, usage.prompt_tokens)
+        read = min(prompt, max(0, details.cached_tokens or usage.prompt_cache_hit_tokens or 0))
+        written = min(prompt - read, max(0, details.cache_write_tokens or 0))
+        return TokenUsage(prompt - read - written, max(0, usage.completion_tokens), read, written)
+
     # The errors
 
     def _failure(self, error: Exception, timeout_s: float) -> ProviderError:
         """Map what the SDK or its transport raised."""
         if isinstance(error, openai.APIStatusError):
-            response = error.response
-            return fate.rejected(
-                self.provider_id, response.status_code, response.headers, response.content, scrub=self._scrub
-            )
-        if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ClientError):
-            return fate.too_slow(self.provider_id, timeout_s)
-        return fate.lost(self.provider_id, error, scrub=self._scrub)
+            return fate.rejected(self.provider_id, error.response, scrub=self._scrub)
+        return fate.lost(self.provider_id, error, timeout_s=timeout_s, scrub=self._scrub)
 
 
 def _is_text(message: _Message) -> bool:
@@ -375,24 +352,6 @@ def _finish_of(choices: list[_Choice]) -> Finish:
             return "refused"
         if finish := _FINISH.get(choice.finish_reason):
             return finish
+        if bytes(choice.message.tool_calls) not in _NO_TOOL_CALLS:  # some servers call it "stop" all the same
+            return "tool_call"
     return "answered"
-
-
-# The usage
-
-
-def _usage_of(raw: Raw) -> Usage | None:
-    """Make the counts disjoint: OpenAI's prompt_tokens include what was read from and written to a cache."""
-    if not bodies.is_given(raw):
-        return None
-    try:
-        usage = _usage.decode(raw)
-    except msgspec.DecodeError:
-        return None  # an answer with a usage nobody can read is still an answer; its hold is what it cost
-    if usage is None:
-        return None
-    details = usage.prompt_tokens_details or _InputDetails()
-    prompt = max(0, usage.prompt_tokens)
-    read = min(prompt, max(0, details.cached_tokens or usage.prompt_cache_hit_tokens or 0))
-    written = min(prompt - read, max(0, details.cache_write_tokens or 0))
-    return Usage(prompt - read - written, max(0, usage.completion_tokens or 0), read, written)

@@ -14,6 +14,8 @@ import msgspec
 
 from farebox_worker.simulate.options import PUSD, Options
 
+_START = b'{"time":'
+
 
 class Entry(msgspec.Struct, frozen=True):
     """One billed call: a line of the journal. `time` is Unix seconds."""
@@ -144,19 +146,25 @@ class Bill:
 
     def _reopen(self, path: Path) -> int:
         """Book what the journal holds and open it for more; a half-written last line was never answered: cut it."""
-        whole = path.read_bytes() if path.exists() else b""
-        kept = whole[: whole.rfind(b"\n") + 1]
-        for number, line in enumerate(kept.splitlines(), 1):
-            try:
-                entry = msgspec.json.decode(line, type=Entry)
-            except msgspec.DecodeError as error:
-                raise ValueError(f"{path}, line {number} is not an entry of a simulator's journal: {error}") from error
+        lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
+        half = lines.pop()
+        for number, line in enumerate(lines, 1):
+            entry = _entry(path, number, line)
             self.total.calls += 1
             self.accept(entry.model, entry.key)
             self._book(entry)
+        if not half.startswith(_START[: len(half)]):
+            _entry(path, len(lines) + 1, half)
         journal = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        os.ftruncate(journal, len(kept))
+        os.ftruncate(journal, os.fstat(journal).st_size - len(half))
         return journal
+
+
+def _entry(path: Path, number: int, line: bytes) -> Entry:
+    try:
+        return msgspec.json.decode(line, type=Entry)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"{path}, line {number} is not an entry of a simulator's journal: {error}") from error
 
 
 def _append(journal: int, line: bytes) -> None:

@@ -158,6 +158,8 @@ class Simulator:
         """Bill the call before a byte of it leaves."""
         tokens = (ask.input_tokens, sum([choice.tokens for choice in choices]))
         marker = ask.marker() if self._bill.journaled else ""
+        if fate == "tool_call" and ask.tool is None:
+            fate = "answered"
         try:
             self._bill.charge(ask.model, key, tokens, fate, marker)
         except OSError as error:

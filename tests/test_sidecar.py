@@ -1,0 +1,100 @@
+"""The file beside the output file: replaced as a whole, without secrets, refused when damaged."""
+
+import errno
+import os
+from datetime import UTC, datetime
+
+import msgspec
+import pytest
+
+from farebox.errors import InputError
+from farebox_worker.files import Sidecar, sidecar, sidecar_path
+
+WHEN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def example(**fields):
+    return Sidecar(
+        **{"batch_id": "b1", "epoch": "e1", "namespace": "farebox", "input": "/data/in.jsonl", "created": WHEN} | fields
+    )
+
+
+def test_it_stands_beside_the_output_file(tmp_path):
+    assert sidecar_path(tmp_path / "out.jsonl") == tmp_path / "out.jsonl.farebox"
+
+
+def test_what_was_written_is_read(tmp_path):
+    path = tmp_path / "s"
+    assert sidecar.read(path) is None
+    for epoch in ("e1", "e2"):
+        sidecar.write(path, example(epoch=epoch, data_dir="/data/.farebox"))
+        assert sidecar.read(path) == example(epoch=epoch, data_dir="/data/.farebox")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_later_members_are_passed_over_and_a_later_version_is_refused(tmp_path):
+    path = tmp_path / "s"
+    members = msgspec.to_builtins(example())
+    path.write_bytes(msgspec.json.encode(members | {"later": 1}))
+    assert sidecar.read(path) == example()
+    path.write_bytes(msgspec.json.encode(members | {"version": 2}))
+    with pytest.raises(InputError, match="newer Farebox"):
+        sidecar.read(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"\xff", b'{"version":1}', b"[" * 100_000, b"\0" * 200]
+    + [
+        msgspec.json.encode(msgspec.to_builtins(example()) | wrong)
+        for wrong in ({"batch_id": ""}, {"input": "in.jsonl"})
+    ],
+)
+def test_a_damaged_one_is_refused_by_name(tmp_path, content):
+    path = tmp_path / "out.jsonl.farebox"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"out\.jsonl\.farebox is damaged.*run the same command again"):
+        sidecar.read(path)
+
+
+def test_a_relative_path_is_never_written():
+    with pytest.raises(ValueError, match="not an absolute path"):
+        example(data_dir=".farebox")
+
+
+@pytest.mark.parametrize(
+    ("url", "kept"),
+    [
+        ("redis://:s3cret@host:6379/0", "redis://host:6379/0"),
+        ("rediss://me:s3cret@host/1?ssl_cert_reqs=required", "rediss://me@host/1?ssl_cert_reqs=required"),
+        ("redis://host/0?password=s3cret&db=2", "redis://host/0?db=2"),
+        ("unix:///run/redis.sock?db=1&password=s3cret", "unix:///run/redis.sock?db=1"),
+        ("redis://[::1]:6379/0", "redis://[::1]:6379/0"),
+    ],
+)
+def test_a_password_never_reaches_the_file(tmp_path, url, kept):
+    path = tmp_path / "s"
+    sidecar.write(path, example(redis_url=url))
+    assert b"s3cret" not in path.read_bytes()
+    assert sidecar.read(path).redis_url == kept
+
+
+@pytest.mark.parametrize("step", ["write", "fsync", "rename"])
+def test_a_write_that_fails_leaves_the_old_one_and_nothing_beside_it(tmp_path, monkeypatch, step):
+    path = tmp_path / "s"
+    sidecar.write(path, example())
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*{"rename": ("pathlib.Path.replace", full)}.get(step, (f"os.{step}", full)))
+        with pytest.raises(InputError, match="No space left"):
+            sidecar.write(path, example(epoch="e2"))
+    assert sidecar.read(path) == example()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_missing_directory_is_an_input_error(tmp_path):
+    with pytest.raises(InputError, match="No such file or directory"):
+        sidecar.write(tmp_path / "gone" / "s", example())

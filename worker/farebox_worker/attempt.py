@@ -1,0 +1,252 @@
+"""One try at a job, top to bottom: read it, bound its cost, send it, judge what came back, say how to settle it.
+
+Nothing here touches Redis: `process` claims and admits before `send`, and settles what comes out. What `prepare`
+refuses was never sent and costs nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+import msgspec
+
+from farebox.errors import FareboxError, ProviderError
+from farebox.keys import lane_of
+from farebox.ledger import GLOBAL
+from farebox.records import (
+    FUNCTION,
+    VERSION,
+    JobEnvelope,
+    Outcome,
+    Result,
+    ResultEnvelope,
+    decode_job,
+    encode_result,
+)
+from farebox_worker.bus.claim import Claimed
+from farebox_worker.bus.settle import Money, Settlement
+from farebox_worker.failures import Verdict, judge
+from farebox_worker.providers.base import Prepared, Reply
+from farebox_worker.routes import Route
+
+POISON_CLAIMS = 20
+MOST_DOUBTS = 2
+UNPRICED = -1  # as a hold: admitted only where no limit applies
+
+
+@dataclass(slots=True)
+class Attempt:
+    """A claimed job that is ready to be sent. `deadline` is our lease's end by this machine's monotonic clock."""
+
+    claimed: Claimed
+    envelope: JobEnvelope
+    route: Route
+    prepared: Prepared
+    hold_nusd: int
+    scopes: tuple[str, ...]
+    deadline: float
+
+    @property
+    def number(self) -> int:
+        """Which try at the job this is, from 1."""
+        return self.claimed.attempts + 1
+
+
+def prepare(claimed: Claimed, batch_id: str, route: Route, *, deadline: float) -> Attempt | Settlement:
+    """Make an attempt of a claimed job, or the settlement that fails it: undecodable, untranslatable, poison."""
+    if claimed.claims >= POISON_CLAIMS:
+        return refuse(claimed, "poison", f"{claimed.claims} workers died of this job before it was sent")
+    try:
+        envelope = decode_job(claimed.payload)
+    except msgspec.DecodeError as error:
+        return refuse(claimed, "undecodable", f"the job cannot be read: {error}")
+    job = envelope.a[0]
+    if claimed.doubts >= MOST_DOUBTS:
+        message = f"{claimed.doubts} attempts ended with unknown outcome; their cost is unconfirmed"
+        return refuse(claimed, "outcome_unknown", message, envelope)
+    if lane_of(job.model_ref, job.tier) != route.lane:
+        return refuse(claimed, "unroutable", f"the job asks for {job.model_ref}, its lane is {route.lane}", envelope)
+    try:
+        prepared = route.provider.prepare(job, route.entry.facts)
+    except FareboxError as error:
+        return refuse(claimed, "invalid_request", str(error), envelope)
+    price = route.entry.price
+    hold = UNPRICED if price is None else price.worst_nusd(prepared.input_bound, prepared.output_bound)
+    tags = tuple(f"tag:{tag}" for tag in job.tags)
+    scopes = (GLOBAL, f"batch:{batch_id}", f"provider:{route.entry.provider_id}", f"model:{job.model_ref}", *tags)
+    return Attempt(claimed, envelope, route, prepared, hold, scopes, deadline)
+
+
+async def send(attempt: Attempt, *, timeout_s: float, max_attempts: int) -> tuple[Settlement, Verdict | None]:
+    """Send an admitted attempt once; return how to settle it, and the verdict when it failed.
+
+    A lease that has ended by our own clock is not sent. A cancelled task leaves its hold unconfirmed.
+    """
+    started = time.monotonic()
+    if started >= attempt.deadline:
+        return hand_back(attempt), None
+    try:
+        reply = await attempt.route.provider.post(attempt.prepared, timeout_s=timeout_s)
+    except asyncio.CancelledError:
+        return _retry(attempt, "unconfirmed", "worker stopped", 0.0, counted=True), None
+    except ProviderError as error:
+        verdict = judge(
+            error, attempts=attempt.number, doubts=attempt.claimed.doubts, max_attempts=max_attempts
+        )
+        return _failed(attempt, error, verdict, started), verdict
+    return _answered(attempt, reply, started), None
+
+
+def hand_back(attempt: Attempt) -> Settlement:
+    """Put an attempt that was not sent back to its place, its hold released."""
+    claimed = attempt.claimed
+    return Settlement(
+        claimed.job_id, claimed.flow, claimed.token, "return", "release", due=claimed.score, scopes=attempt.scopes
+    )
+
+
+def refuse(
+    claimed: Claimed, code: str, message: str, envelope: JobEnvelope | None = None, *, outcome: Outcome = "failed"
+) -> Settlement:
+    """Finish a claimed job that was not sent and cost nothing."""
+    job = envelope.a[0] if envelope else None
+    result = Result(
+        VERSION,
+        job.custom_id if job else "",
+        job.model_ref if job else "",
+        outcome,
+        error_code=code,
+        error_message=message,
+        attempts=claimed.attempts,
+        tier=job.tier if job else "standard",
+    )
+    payload = _dictionary(claimed, envelope, result, claimed.attempts, time.time(), is_success=False)
+    return Settlement(
+        claimed.job_id, claimed.flow, claimed.token, "finish", "release", outcome=outcome, result=payload
+    )
+
+
+def broken(attempt: Attempt, error: Exception) -> Settlement:
+    """Settle an attempt whose adapter failed by itself: whether it was sent is unknown."""
+    return _retry(attempt, "unconfirmed", f"adapter failed: {type(error).__name__}", 1.0, counted=True)
+
+
+def _answered(attempt: Attempt, reply: Reply, started: float) -> Settlement:
+    """Book an answer, whatever we think of it. One without usage is booked at its hold."""
+    price, usage, job = attempt.route.entry.price, reply.usage, attempt.envelope.a[0]
+    money: Money = "actual"
+    if price is None:
+        money, cost = "unpriced", 0
+    else:
+        cost = attempt.hold_nusd if usage is None else price.cost_nusd(usage)
+    read, written = (usage.cache_read_tokens, usage.cache_write_tokens) if usage else (0, 0)
+    tokens_in = usage.input_tokens + read + written if usage else 0
+    tokens_out = usage.output_tokens if usage else 0
+    result = Result(
+        VERSION,
+        job.custom_id,
+        job.model_ref,
+        "succeeded",
+        finish=reply.finish,
+        status_code=reply.status_code,
+        request_id=reply.request_id,
+        body=reply.body,
+        attempts=attempt.number,
+        cost_nusd=cost,
+        input_tokens=tokens_in,
+        output_tokens=tokens_out,
+        cache_read_tokens=read,
+        cache_write_tokens=written,
+        latency_ms=int((time.monotonic() - started) * 1000),
+        tier=job.tier,
+        price_version=price.version if price else "",
+        capped_by_default=attempt.prepared.capped_by_default,
+    )
+    capped = " default_cap" if attempt.prepared.capped_by_default else ""
+    return _finish(attempt, result, money, cost, f"succeeded {reply.finish or 'answered'}{capped}", started)
+
+
+def _failed(attempt: Attempt, error: ProviderError, verdict: Verdict, started: float) -> Settlement:
+    if verdict.action == "retry":
+        return _retry(attempt, verdict.money, verdict.failure_class, verdict.delay_s or 0.0, counted=verdict.counted)
+    if verdict.action != "fail":  # the lane, the provider or this process waits; the job keeps its place
+        if verdict.money == "release" and not verdict.counted:
+            return hand_back(attempt)
+        return _retry(attempt, verdict.money, verdict.failure_class, 0.0, counted=verdict.counted)
+    job = attempt.envelope.a[0]
+    result = Result(
+        VERSION,
+        job.custom_id,
+        job.model_ref,
+        "failed",
+        status_code=error.status_code or 0,
+        request_id=error.request_id,
+        body=error.body,
+        error_code=error.code or verdict.failure_class,
+        error_message=verdict.message,
+        attempts=attempt.number,
+        unconfirmed_nusd=attempt.hold_nusd if verdict.money == "unconfirmed" else 0,
+        latency_ms=int((time.monotonic() - started) * 1000),
+        tier=job.tier,
+        capped_by_default=attempt.prepared.capped_by_default,
+    )
+    return _finish(attempt, result, verdict.money, 0, "failed", started, why=verdict.failure_class)
+
+
+def _retry(attempt: Attempt, money: Money, why: str, delay_s: float, *, counted: bool) -> Settlement:
+    claimed = attempt.claimed
+    return Settlement(
+        claimed.job_id,
+        claimed.flow,
+        claimed.token,
+        "retry",
+        money,
+        why=why,
+        due=str(int((time.time() + delay_s) * 1000)) if delay_s else "0",
+        attempts=attempt.number if counted else claimed.attempts,
+        scopes=attempt.scopes,
+    )
+
+
+def _finish(
+    attempt: Attempt, result: Result, money: Money, cost: int, outcome: str, started: float, *, why: str = ""
+) -> Settlement:
+    claimed = attempt.claimed
+    began = time.time() - (time.monotonic() - started)
+    success = result.outcome == "succeeded"
+    return Settlement(
+        claimed.job_id,
+        claimed.flow,
+        claimed.token,
+        "finish",
+        money,
+        amount_nusd=cost,
+        input_tokens=result.input_tokens,
+        output_tokens=result.output_tokens,
+        why=why,
+        outcome=outcome,
+        result=_dictionary(claimed, attempt.envelope, result, attempt.number, began, is_success=success),
+        scopes=attempt.scopes,
+    )
+
+
+def _dictionary(
+    claimed: Claimed, envelope: JobEnvelope | None, result: Result, number: int, began: float, *, is_success: bool
+) -> bytes:
+    return encode_result(
+        ResultEnvelope(
+            t=number,
+            f=FUNCTION,
+            a=(),
+            k={},
+            et=envelope.et if envelope else 0,
+            s=is_success,
+            r=result,
+            st=int(began * 1000),
+            ft=int(time.time() * 1000),
+            q=claimed.flow,
+            id=claimed.job_id,
+        )
+    )

@@ -1,0 +1,151 @@
+"""Judges a failed attempt: what becomes of the job, of its money, and of the lane. One pure table, no IO.
+
+| what happened                                                      | action         | money       | counted |
+|--------------------------------------------------------------------|----------------|-------------|---------|
+| the body or a setting is wrong, before anything was sent           | fail           | release     | no      |
+| ConfigError                                                        | stop_provider  | release     | no      |
+| 401, 403                                                           | stop_provider  | by the body | no      |
+| 402, quota, spend limit, credit balance                            | pause_provider | by the body | no      |
+| 429                                                                | pause_lane     | by the body | no      |
+| 400, 404, 413, 422 and other 4xx, 3xx                              | fail           | by the body | yes     |
+| the connection could not be made                                   | retry          | release     | no      |
+| 500, 503, 529, 409 and other 5xx                                   | retry          | by the body | yes     |
+| 408, 499, 502, 504                                                 | retry          | unconfirmed | yes     |
+| no answer in time, connection lost after sending                   | retry          | unconfirmed | yes     |
+| a 200 that is no answer, any other exception                       | retry          | unconfirmed | yes     |
+
+"By the body": an error in the provider's own words was not billed, and is released; what a proxy or a stranger says
+proves nothing, and is unconfirmed. A counted retry after the last attempt fails. A retry or a paused lane after the
+second unconfirmed attempt of a job fails too: a job may leave no more than two bills in doubt.
+"""
+
+from __future__ import annotations
+
+import random as _random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from farebox.errors import (
+    ConfigError,
+    InputError,
+    ModelNotFoundError,
+    ProviderAccountError,
+    ProviderAuthError,
+    ProviderConnectionError,
+    ProviderError,
+    ProviderOverloadedError,
+    ProviderRateLimitError,
+    ProviderRequestError,
+    ProviderTimeoutError,
+    UntranslatableError,
+)
+
+Action = Literal["retry", "fail", "pause_lane", "pause_provider", "stop_provider"]
+Money = Literal["release", "unconfirmed"]
+
+MAX_DOUBTS = 2  # unconfirmed attempts per job
+RETRY_BASE_S = 1.0
+RETRY_CAP_S = 60.0
+UNREACHABLE_CAP_S = 30.0
+LANE_PAUSE_S = 10.0  # when a 429 does not say how long
+LANE_PAUSE_CAP_S = 3_600.0  # then a probe
+PROVIDER_PAUSE_S = 300.0  # then a probe
+_NEVER_CERTAIN = frozenset({408, 499, 502, 504})  # may have been billed whatever the body says
+
+# The first row that an error is an instance of is its own.
+_ROWS: tuple[tuple[type[Exception], str, Action, bool], ...] = (
+    (InputError, "input", "fail", False),
+    (ConfigError, "config", "stop_provider", False),
+    (UntranslatableError, "untranslatable", "fail", False),
+    (ModelNotFoundError, "model", "fail", False),
+    (ProviderAuthError, "auth", "stop_provider", False),
+    (ProviderAccountError, "account", "pause_provider", False),
+    (ProviderRateLimitError, "rate_limit", "pause_lane", False),
+    (ProviderRequestError, "request", "fail", True),
+    (ProviderOverloadedError, "overloaded", "retry", True),
+    (ProviderTimeoutError, "timeout", "retry", True),
+    (ProviderConnectionError, "connection", "retry", True),
+    (ProviderError, "answer", "retry", True),
+    (Exception, "unknown", "retry", True),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What becomes of a failed attempt.
+
+    Attributes:
+        action: what to do with the job and its lane. `stop_provider` concerns this process only; with it and with
+            the pauses the job goes back to its place.
+        money: what becomes of the hold.
+        delay_s: seconds until the job is due again or the pause is over; None when neither applies.
+        counted: whether the attempt counts towards the job's `max_attempts`.
+        failure_class: one word, by which failures are grouped and requeued.
+        message: what people are told.
+    """
+
+    action: Action
+    money: Money
+    delay_s: float | None
+    counted: bool
+    failure_class: str
+    message: str
+
+
+def judge(
+    error: Exception,
+    *,
+    attempts: int,
+    doubts: int,
+    max_attempts: int,
+    random: Callable[[], float] = _random.random,
+) -> Verdict:
+    """Judge a failed attempt.
+
+    Args:
+        error: what the attempt raised.
+        attempts: the job's counted attempts, this one included.
+        doubts: the job's unconfirmed attempts before this one.
+        max_attempts: how many counted attempts a job may have.
+        random: draws from [0, 1), for the jitter.
+    """
+    failure_class, action, counted = next(row[1:] for row in _ROWS if isinstance(error, row[0]))
+    money = _money(error)
+    message = str(error) or type(error).__name__
+    if failure_class == "connection" and money == "release":
+        failure_class, counted = "unreachable", False  # a network that is down is no fault of the job's
+    if counted and action == "retry" and attempts >= max_attempts:
+        action, message = "fail", f"{message} (attempt {attempts} of {max_attempts})"
+    elif money == "unconfirmed" and action in {"retry", "pause_lane"} and doubts + 1 >= MAX_DOUBTS:
+        action, message = "fail", f"{message} (whether {doubts + 1} attempts were billed is unknown)"
+    delay_s = _delay_s(error, action, failure_class, attempts, random)
+    return Verdict(action, money, delay_s, counted, failure_class, message)
+
+
+def _money(error: Exception) -> Money:
+    """Release what was provably not billed, and nothing else."""
+    if isinstance(error, InputError | ConfigError):
+        return "release"
+    if not isinstance(error, ProviderError):
+        return "unconfirmed"
+    if not error.sent:
+        return "release"
+    refused = error.status_code is not None and error.status_code >= 400
+    return "release" if refused and error.own_body and error.status_code not in _NEVER_CERTAIN else "unconfirmed"
+
+
+def _delay_s(
+    error: Exception, action: Action, failure_class: str, attempts: int, random: Callable[[], float]
+) -> float | None:
+    """Say how long to wait: the provider's word where it gave one, else a time with jitter."""
+    if action == "pause_provider":
+        return PROVIDER_PAUSE_S
+    if action == "pause_lane":
+        told = error.retry_after if isinstance(error, ProviderRateLimitError) else None
+        return min(told, LANE_PAUSE_CAP_S) if told is not None else LANE_PAUSE_S * (0.5 + random())
+    if action != "retry":
+        return None
+    if failure_class == "unreachable":
+        return RETRY_BASE_S + (UNREACHABLE_CAP_S - RETRY_BASE_S) * random()
+    return min(RETRY_CAP_S, RETRY_BASE_S * 2.0 ** min(attempts, 16)) * random()

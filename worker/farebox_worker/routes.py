@@ -1,0 +1,88 @@
+"""Which adapter serves which lane in this process: adapters are made when the first lane needs them.
+
+A lane without a route is left to others, with the reason kept for people. A provider that refuses this process's
+credentials is stopped here; other workers go on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from farebox.errors import FareboxError
+from farebox_worker.catalogue import Catalogue, Entry
+from farebox_worker.prices import PriceTable
+from farebox_worker.providers.base import ModelProvider
+
+log = logging.getLogger(__name__)
+
+PRICES_TTL_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A lane that this process serves."""
+
+    lane: str
+    entry: Entry
+    provider: ModelProvider
+
+
+class Routes:
+    """The lanes this process serves, and why it does not serve the others.
+
+    Args:
+        catalogue: what models are known.
+        prices: what they cost.
+        make: makes the adapter of a provider. Raises: ConfigError.
+    """
+
+    def __init__(self, catalogue: Catalogue, prices: PriceTable, make: Callable[[str], ModelProvider]) -> None:
+        self._catalogue = catalogue
+        self._prices = prices
+        self._make = make
+        self._providers: dict[str, ModelProvider] = {}
+        self._routes: dict[str, Route] = {}
+        self.unserved: dict[str, str] = {}
+        self.stopped: dict[str, str] = {}
+
+    def find(self, lane: str) -> Route | None:
+        """The route of a lane, or None with the reason in `unserved`."""
+        route = self._routes.get(lane)
+        if route is None and lane not in self.unserved:
+            try:
+                route = self._routes[lane] = self._lay(lane)
+            except FareboxError as error:
+                self.unserved[lane] = str(error)
+                log.warning("lane %s is not served here: %s", lane, error)
+        return route
+
+    def _lay(self, lane: str) -> Route:
+        model_ref, _, tier = lane.rpartition("@") if lane.endswith("@flex") else (lane, "", "standard")
+        entry = self._catalogue.resolve(model_ref, tier=tier)
+        provider_id = entry.provider_id
+        if provider_id not in self._providers:
+            self._providers[provider_id] = self._make(provider_id)
+        return Route(lane, entry, self._providers[provider_id])
+
+    def stop(self, provider_id: str, reason: str) -> bool:
+        """Serve a provider no longer; True the first time."""
+        if provider_id in self.stopped:
+            return False
+        self.stopped[provider_id] = reason
+        for lane in [lane for lane, route in self._routes.items() if route.entry.provider_id == provider_id]:
+            del self._routes[lane]
+            self.unserved[lane] = reason
+        return True
+
+    def refresh_prices(self) -> None:
+        """Price the lanes anew once an hour: vendors change their prices while workers run."""
+        if self._prices.refresh_if_older_than(PRICES_TTL_S):
+            self._routes.clear()
+
+    async def aclose(self) -> None:
+        """Close every adapter."""
+        for provider in self._providers.values():
+            await provider.aclose()
+        self._providers.clear()

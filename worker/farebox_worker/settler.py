@@ -1,0 +1,108 @@
+"""Settles finished attempts in groups: as many as came in a few milliseconds, at most 64 or 1 MB.
+
+It never gives up: while Redis is away everything is kept and settled when it is back. A group that errs is settled
+one by one. A slot is free again only when its settle is acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from farebox.errors import LedgerError
+from farebox.scripts import Tongue
+from farebox_worker.bus.settle import Settlement, settle
+
+log = logging.getLogger(__name__)
+
+GROUP_JOBS = 64
+GROUP_BYTES = 1_000_000
+LINGER_S = 0.002
+
+
+class Settler:
+    """A queue of settlements and the task that writes them.
+
+    Args:
+        tongue: where to settle.
+        results_ttl_ms: how long results are kept.
+        on_settled: told of each acknowledged settlement and its word ("done", "money", "repeat").
+    """
+
+    def __init__(
+        self, tongue: Tongue, *, results_ttl_ms: int, on_settled: Callable[[Settlement, str], None]
+    ) -> None:
+        self._tongue = tongue
+        self._results_ttl_ms = results_ttl_ms
+        self._on_settled = on_settled
+        self._queue: deque[Settlement] = deque()
+        self._filled = asyncio.Event()
+        self._away = False
+        self.pending = 0
+
+    def put(self, settlement: Settlement) -> None:
+        """Take over a settlement; it will be written."""
+        self._queue.append(settlement)
+        self.pending += 1
+        self._filled.set()
+
+    async def run(self) -> None:
+        """Write settlements until cancelled. Raises: LedgerError when the ledger is lost; the queue is kept."""
+        while True:
+            if not self._queue:
+                self._filled.clear()
+                await self._filled.wait()
+            if len(self._queue) < GROUP_JOBS:
+                await asyncio.sleep(LINGER_S)
+            group = self._next_group()
+            try:
+                await self._settle(group)
+            except LedgerError:
+                self._queue.extendleft(reversed(group))
+                raise
+
+    def _next_group(self) -> list[Settlement]:
+        group: list[Settlement] = []
+        size = 0
+        while self._queue and len(group) < GROUP_JOBS:
+            size += len(self._queue[0].result)
+            if group and size > GROUP_BYTES:
+                break
+            group.append(self._queue.popleft())
+        return group
+
+    async def _settle(self, group: list[Settlement]) -> None:
+        delay_s = 0.05
+        while True:
+            try:
+                words = await settle(self._tongue, group, results_ttl_ms=self._results_ttl_ms)
+                break
+            except ResponseError as error:
+                if len(group) > 1:
+                    log.error("settling %d attempts together failed (%s): one by one", len(group), error)
+                    for settlement in group:
+                        await self._settle([settlement])
+                    return
+                self._say_away(error, len(group))
+            except (RedisError, OSError) as error:
+                self._say_away(error, len(group))
+            await asyncio.sleep(delay_s)
+            delay_s = min(2.0, delay_s * 2)
+        if self._away:
+            self._away = False
+            log.warning("Redis is back: settling goes on")
+        self.pending -= len(group)
+        for settlement, word in zip(group, words, strict=True):
+            self._on_settled(settlement, word)
+
+    def _say_away(self, error: Exception, waiting: int) -> None:
+        if not self._away:
+            self._away = True
+            reason = str(error) or type(error).__name__
+            log.warning("Redis does not settle (%s): %d finished attempts are kept until it does", reason, waiting)
