@@ -4,7 +4,7 @@ import logging
 import subprocess
 import sys
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from types import SimpleNamespace
 
@@ -149,17 +149,21 @@ def test_prices_are_those_of_the_date():
     assert (old.input_pusd, compile_price("openai", "openai", "o3", now=NOW).input_pusd) == (10_000_000, 2_000_000)
 
 
-def test_a_price_that_depends_on_the_hour_is_the_dearest_until_after_the_refresh():
-    url = "https://api.deepseek.com/v1"
-    edges = []
-    for model_id in prices_data.model_ids("openai", "deepseek", url):
-        by_hour = [
-            compile_price("openai", "deepseek", model_id, url, now=datetime(2026, 11, 22, hour, 45, tzinfo=UTC))
-            for hour in range(24)
-        ]
-        edges += [(a, b) for a, b in zip(by_hour, by_hour[1:], strict=False) if a.input_pusd != b.input_pusd]
-        assert len({price.input_pusd for price in by_hour}) <= 2
-    assert edges or all(not isinstance(m.prices, list) for m in [])
+@pytest.mark.parametrize("day", [datetime(2025, 6, 1, tzinfo=UTC), NOW], ids=["2025", "2026"])
+def test_a_price_that_depends_on_the_hour_holds_until_after_the_refresh(day):
+    from genai_prices import Usage, calc_price  # noqa: PLC0415
+
+    def usd(moment):
+        usage = Usage(input_tokens=1_000_000)
+        return calc_price(usage, "deepseek-chat", provider_id="deepseek", genai_request_timestamp=moment).total_price
+
+    dearer = 0
+    for minute in range(0, 24 * 60, 30):
+        now = day + timedelta(minutes=minute)
+        price = compile_price("openai", "x", "deepseek-chat", "https://api.deepseek.com/v1", now=now)
+        assert all(price.input_pusd >= usd(now + timedelta(minutes=ahead)) * 10**6 for ahead in range(0, 91, 30))
+        dearer += price.input_pusd > usd(now) * 10**6
+    assert dearer == 3
 
 
 def test_flex_is_known_only_where_the_vendor_lists_it():
@@ -176,7 +180,7 @@ def test_flex_is_known_only_where_the_vendor_lists_it():
         ("https://api.deepseek.com", "deepseek-chat"),
         ("https://api.mistral.ai/v1", "mistral-small-latest"),
         ("https://openrouter.ai/api/v1", "openai/gpt-4o-mini"),
-        ("https://api.together.xyz/v1", "deepseek-ai/DeepSeek-V3"),
+        ("https://api.together.xyz/v1", "meta-llama/Llama-3.3-70B-Instruct-Turbo"),
         ("https://generativelanguage.googleapis.com/v1beta/openai/", "gemini-2.5-flash"),
     ],
 )

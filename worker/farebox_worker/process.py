@@ -101,6 +101,7 @@ class Process(Worker):
             job_deserializer=msgspec.msgpack.decode,
             log_results=False,
         )
+        redis.job_serializer, redis.job_deserializer = msgspec.msgpack.encode, msgspec.msgpack.decode  # never pickle
         self.tongue = Tongue(redis, self.keys)
         self.settler = Settler(
             self.tongue,

@@ -52,19 +52,20 @@ class Routes:
         route = self._routes.get(lane)
         if route is None and lane not in self.unserved:
             try:
-                route = self._routes[lane] = self._lay(lane)
+                route = self.lay(lane)
             except FareboxError as error:
                 self.unserved[lane] = str(error)
                 log.warning("lane %s is not served here: %s", lane, error)
         return route
 
-    def _lay(self, lane: str) -> Route:
+    def lay(self, lane: str) -> Route:
+        """The route of a lane. Raises: FareboxError saying why this process cannot serve it."""
+        if lane in self._routes:
+            return self._routes[lane]
         model_ref, _, tier = lane.rpartition("@") if lane.endswith("@flex") else (lane, "", "standard")
         entry = self._catalogue.resolve(model_ref, tier=tier)
-        provider_id = entry.provider_id
-        if provider_id not in self._providers:
-            self._providers[provider_id] = self._make(provider_id)
-        return Route(lane, entry, self._providers[provider_id])
+        route = self._routes[lane] = Route(lane, entry, self.adapter(entry.provider_id))
+        return route
 
     def stop(self, provider_id: str, reason: str) -> bool:
         """Serve a provider no longer; True the first time."""
@@ -80,6 +81,12 @@ class Routes:
         """Price the lanes anew once an hour: vendors change their prices while workers run."""
         if self._prices.refresh_if_older_than(PRICES_TTL_S):
             self._routes.clear()
+
+    def adapter(self, provider_id: str) -> ModelProvider:
+        """A provider's adapter, made when it is first asked for. Raises: ConfigError."""
+        if provider_id not in self._providers:
+            self._providers[provider_id] = self._make(provider_id)
+        return self._providers[provider_id]
 
     async def aclose(self) -> None:
         """Close every adapter."""

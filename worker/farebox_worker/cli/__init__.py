@@ -1,0 +1,110 @@
+"""The command `farebox`: one small file per group of commands, loaded when it is asked for.
+
+Exit codes: 0 all answered, 1 error, 2 bad input or usage, 3 some jobs failed, 4 parked at a limit, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+from redis.exceptions import RedisError
+
+from farebox.errors import ConfigError, FareboxError, InputError, ModelNotFoundError, UntranslatableError
+
+_COMMANDS = {
+    "run": "run",
+    "submit": "submit",
+    "worker": "worker",
+    "batches": "batches",
+    "status": "batches",
+    "results": "results",
+    "cancel": "batches",
+    "budget": "money",
+    "cost": "money",
+    "models": "models",
+    "simulate": "simulate",
+}
+
+
+class _Commands(click.Group):
+    """Imports a command's file when the command is named: `farebox --help` loads no SDK."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"farebox_worker.cli.{_COMMANDS[cmd_name]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_HELP.items()))
+
+
+_HELP = {
+    "run": "Answer a file of prompts on this machine; run it again to go on.",
+    "submit": "Enqueue a file for a fleet of workers; prints the batch id.",
+    "worker": "Serve jobs until told to stop.",
+    "batches": "List batches.",
+    "status": "Show one batch, or all.",
+    "results": "Write a batch's results to a file.",
+    "cancel": "Stop everything of a batch that is not sent.",
+    "budget": "Show or set spending limits.",
+    "cost": "Show what was spent; `cost reset` zeroes it.",
+    "models": "List the models that can be asked for, with their prices.",
+    "simulate": "Run a local provider to rehearse with, no money involved.",
+}
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="farebox")
+def command() -> None:
+    """Farebox: LLM calls through a bus where every job pays its fare, under one hard limit.
+
+    \b
+    farebox run prompts.jsonl -m openai:gpt-5-mini --budget 20
+    farebox run prompts.jsonl -m echo:echo --no-budget      (offline, to try it)
+    """  # noqa: D301 - \b is click's mark for "do not wrap"
+
+
+def main() -> None:
+    """Run the command line; every error ends in one sentence and an exit code."""
+    try:
+        command.main(standalone_mode=False, prog_name="farebox")
+    except click.exceptions.Exit as leaving:
+        sys.exit(leaving.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("farebox: interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (ConfigError, InputError, ModelNotFoundError, UntranslatableError) as error:
+        _end(str(error), 2)
+    except FareboxError as error:
+        _end(str(error), 1)
+    except RedisError as error:
+        _end(f"Redis: {error or type(error).__name__}", 1)
+    except OSError as error:
+        _end(str(error), 1)
+    except Exception as error:  # noqa: BLE001 - people get a sentence; FAREBOX_DEBUG=1 shows the traceback
+        if os.environ.get("FAREBOX_DEBUG"):
+            raise
+        _end(f"unexpected {type(error).__name__}: {error}. FAREBOX_DEBUG=1 shows where.", 1)
+
+
+def _end(message: str, code: int) -> None:
+    click.echo(f"farebox: {message}", err=True)
+    sys.exit(code)

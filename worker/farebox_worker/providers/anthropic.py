@@ -271,12 +271,11 @@ class AnthropicProvider(Conversational):
         try:
             async with asyncio.timeout(DISCOVERY_TIMEOUT_S):
                 response = await self._client.get(path, cast_to=httpx2.Response)
-        except Exception as error:  # noqa: BLE001 - discovery may fail in any way a call may
-            raise self._failure(error, DISCOVERY_TIMEOUT_S) from None
-        try:
             return _listing.decode(response.content)
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise fate.not_an_answer(self.provider_id, response, scrub=self._scrub) from None
+        except Exception as error:  # noqa: BLE001 - discovery may fail in any way a call may
+            raise self._failure(error, DISCOVERY_TIMEOUT_S) from None
 
     async def aclose(self) -> None:
         """Close its connections."""
@@ -334,7 +333,7 @@ def _input_bound(request: _Request, fields: bodies.Fields, final: bytes, facts: 
 
 def _is_text(content: Raw) -> bool:
     """Tell whether the bytes of a content bound its tokens. Thinking does not: its signature stands for more."""
-    if not bytes(content).startswith(b"["):
+    if not bytes(content).startswith((b"[", b"{")):
         return True
     try:
         blocks = _blocks.decode(content)

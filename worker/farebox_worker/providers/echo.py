@@ -134,7 +134,7 @@ class EchoProvider(Conversational):
     # The answer
 
     async def post(self, prepared: Prepared, *, timeout_s: float) -> Reply:  # noqa: ARG002 - it is never late
-        """Answer at once. Raises: InputError when the content of the last user message is of no known form."""
+        """Answer at once."""
         request = _request.decode(prepared.body)
         text = _last_user_text(request.messages)
         if _wants_json(request) and not _is_json(text):
@@ -194,8 +194,8 @@ def _last_user_text(messages: list[_Turn]) -> str:
         return ""
     try:
         content = _content.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"messages: content is neither text nor a list of parts: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return bytes(raw).decode("utf-8", "replace")
     return content if isinstance(content, str) else "".join(part.text for part in content or ())
 
 

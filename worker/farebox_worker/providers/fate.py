@@ -111,7 +111,7 @@ def rejected(
 
     `account_words` finds a provider's account troubles in messages, where codes do not tell them.
     """
-    status, headers, content = response.status_code, response.headers, response.content
+    status, headers, content = response.status_code, response.headers, _content(response)
     error = _error_object(content)
     own_body = error is not None
     message, codes = _message_and_codes(error or {})
@@ -175,12 +175,20 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         current = current.__cause__
 
 
+def _content(response: httpx2.Response) -> bytes:
+    """Read a body that is there; an error in the midst of a stream leaves none."""
+    try:
+        return response.content
+    except httpx2.ResponseNotRead:
+        return b""
+
+
 def _class_of(status: int) -> type[ProviderError]:
     if status in {401, 403}:
         return ProviderAuthError
     if status in {408, 499, 504}:
         return ProviderTimeoutError
-    if status == 409 or status >= 500:
+    if status < 300 or status == 409 or status >= 500:  # below 300: an error in the midst of a stream
         return ProviderOverloadedError
     return ProviderRequestError
 

@@ -34,7 +34,6 @@ from farebox_worker.providers.translate_messages import chat_to_message, message
 
 VENDOR_URL = "https://api.openai.com/v1"
 CAP_FIELDS = ("max_completion_tokens", "max_tokens")
-KNOWN_TIERS = ("default", "flex", "auto")
 
 
 class _Part(msgspec.Struct):
@@ -70,7 +69,7 @@ class _Request(msgspec.Struct):
 
 class _Answered(msgspec.Struct):
     refusal: str | None = None
-    tool_calls: Raw = Raw()
+    tool_calls: list[Raw] | None = None
 
 
 class _Choice(msgspec.Struct):
@@ -119,8 +118,6 @@ _FINISH: dict[str | None, Finish] = {
     "function_call": "tool_call",
     "content_filter": "filtered",
 }
-_NO_TOOL_CALLS = (b"", b"null", b"[]")
-_STANDARD, _FLEX = Raw(b'"default"'), Raw(b'"flex"')
 
 
 class OpenAIProvider(Conversational):
@@ -168,7 +165,7 @@ class OpenAIProvider(Conversational):
         fields[self._cap_field] = bodies.raw(cap)
         fields.pop("service_tier", None)
         if self._is_vendor:
-            fields["service_tier"] = _FLEX if job.tier == "flex" else _STANDARD
+            fields["service_tier"] = bodies.raw("flex" if job.tier == "flex" else "default")
         final = msgspec.json.encode(fields)
         choices = request.n or 1
         predicted = len(bytes(request.prediction))  # rejected predictions are billed as output, beside the cap
@@ -188,7 +185,7 @@ class OpenAIProvider(Conversational):
             raise InputError(f"the body is not a chat completion request: {error}") from None
         if request.stream:
             raise InputError("stream: a job's answer comes whole; remove it")
-        if request.service_tier not in (None, *KNOWN_TIERS):
+        if request.service_tier not in {None, "auto", "default", "flex"}:
             raise InputError(
                 f"service_tier: {request.service_tier!r} has no bounded price; use --tier standard or flex"
             )
@@ -284,12 +281,11 @@ class OpenAIProvider(Conversational):
         try:
             async with asyncio.timeout(DISCOVERY_TIMEOUT_S):
                 response = await self._client.get("/models", cast_to=httpx2.Response)
-        except Exception as error:  # noqa: BLE001 - discovery may fail in any way a call may
-            raise self._failure(error, DISCOVERY_TIMEOUT_S) from None
-        try:
             listing = _listing.decode(response.content)
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise fate.not_an_answer(self.provider_id, response, scrub=self._scrub) from None
+        except Exception as error:  # noqa: BLE001 - discovery may fail in any way a call may
+            raise self._failure(error, DISCOVERY_TIMEOUT_S) from None
         listed = listing.data if isinstance(listing, _Listing) else listing
         self._models = {model.id: self._described(model) for model in listed}
         return list(self._models.values())
@@ -334,7 +330,7 @@ def _is_text(message: _Message) -> bool:
     content = bytes(message.content)
     if bodies.is_given(message.audio):
         return False
-    if not content.startswith(b"["):
+    if not content.startswith((b"[", b"{")):
         return True
     try:
         parts = _parts.decode(content)
@@ -352,6 +348,6 @@ def _finish_of(choices: list[_Choice]) -> Finish:
             return "refused"
         if finish := _FINISH.get(choice.finish_reason):
             return finish
-        if bytes(choice.message.tool_calls) not in _NO_TOOL_CALLS:  # some servers call it "stop" all the same
+        if choice.message.tool_calls:  # some servers call it "stop" all the same
             return "tool_call"
     return "answered"

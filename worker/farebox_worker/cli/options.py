@@ -1,0 +1,70 @@
+"""What every command takes: --config, --data-dir, --redis, --json; and how commands run on an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+from farebox_worker.settings import Settings, load
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def common(command: F) -> F:
+    """Add --config, --data-dir and --redis; the command takes the loaded `settings`."""
+
+    def with_settings(*args: Any, config: Path | None, data_dir: Path | None, redis: str | None, **kwargs: Any) -> Any:
+        settings = load(config, data_dir=data_dir, redis_url=redis)
+        return command(*args, settings=settings, **kwargs)
+
+    with_settings.__name__ = command.__name__
+    with_settings.__doc__ = command.__doc__
+    with_settings.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
+    wrapped = click.option("--redis", metavar="URL", help="A shared Redis instead of the embedded server.")(with_settings)
+    wrapped = click.option(
+        "--data-dir", type=click.Path(path_type=Path, file_okay=False), help="Directory of the embedded server."
+    )(wrapped)
+    return click.option(  # type: ignore[return-value]
+        "--config", type=click.Path(path_type=Path, dir_okay=False), help="farebox.toml to use."
+    )(wrapped)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+
+
+def run_async(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine on uvloop where it is installed, else on asyncio's own loop."""
+    try:
+        import uvloop  # noqa: PLC0415 - heavy, and only commands that work need it
+    except ImportError:
+        return asyncio.run(work)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)
+
+
+def print_json(value: object) -> None:
+    """Print one JSON object on stdout."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def say(message: str) -> None:
+    """Tell people something, on stderr."""
+    click.echo(message, err=True)
+
+
+def log_to_stderr(settings: Settings, *, is_quiet: bool = False) -> None:
+    """Send our own log to stderr, one plain line per event."""
+    del settings
+    logging.basicConfig(
+        level=logging.WARNING if is_quiet else logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    logging.getLogger("farebox_worker").setLevel(logging.WARNING if is_quiet else logging.INFO)
+    for noisy in ("arq", "httpx2", "httpcore2", "openai", "anthropic", "aiohttp"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)

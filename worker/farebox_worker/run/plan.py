@@ -1,0 +1,117 @@
+"""Judging an input file before a cent is spent: every line's model, price, translation, and worst cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from farebox.errors import InputError
+from farebox.keys import lane_of
+from farebox.money import dollars_from_nusd
+from farebox.records import Job, Tier
+from farebox_worker.catalogue import Catalogue, Entry
+from farebox_worker.files.lines import Line, read_jobs
+from farebox_worker.files.summary import Summary
+from farebox_worker.routes import Routes
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What the flags say of the jobs of a file."""
+
+    path: Path
+    model: str | None = None
+    provider: str | None = None
+    max_tokens: int | None = None
+    tier: Tier = "standard"
+    tags: tuple[str, ...] = ()
+    drop_params: tuple[str, ...] = ()
+    first: int | None = None
+
+
+@dataclass(slots=True)
+class Plan:
+    """A judged file. `worst_nusd` is what it can cost at most; `needs_budget` says that money is at stake.
+
+    `unpriced` names the models without a known price.
+    """
+
+    summary: Summary
+    worst_nusd: int = 0
+    largest_nusd: int = 0
+    needs_budget: bool = False
+    unpriced: frozenset[str] = frozenset()
+
+
+class Planner:
+    """Reads a file's jobs and judges them with the adapters that will run them."""
+
+    def __init__(self, ask: Ask, catalogue: Catalogue, routes: Routes) -> None:
+        self._ask = ask
+        self._catalogue = catalogue
+        self._routes = routes
+        self._costs: list[int] = [0, 0]
+        self._unpriced: set[str] = set()
+        self._is_paid = False
+
+    def lines(self, *, check: bool = False) -> Iterator[Line]:
+        """Read the file's lines, at most `first` good ones; with `check` each is judged by its adapter."""
+        ask, good = self._ask, 0
+        for line in read_jobs(
+            ask.path,
+            resolve=self._resolve,
+            model=ask.model,
+            provider=ask.provider,
+            max_tokens=ask.max_tokens,
+            tier=ask.tier,
+            tags=ask.tags,
+            drop_params=ask.drop_params,
+            check=self._check if check else None,
+        ):
+            yield line
+            good += line.job is not None
+            if ask.first is not None and good >= ask.first:
+                return
+
+    def judge(self, *, limit_nusd: int | None, on_line: object = None) -> Plan:
+        """Judge the whole file. A job that can never fit into `limit_nusd` is a bad line.
+
+        Raises: InputError when the file cannot be read; ConfigError when a key is missing.
+        """
+        self._limit_nusd = limit_nusd
+        summary = Summary()
+        tell = on_line if callable(on_line) else None
+        for line in self.lines(check=True):
+            summary.add(line)
+            if tell:
+                tell()
+        return Plan(summary, self._costs[0], self._costs[1], self._is_paid, frozenset(self._unpriced))
+
+    def _resolve(self, name: str, provider: str | None) -> Entry:
+        return self._catalogue.resolve(name, provider=provider)
+
+    def _check(self, job: Job) -> None:
+        route = self._routes.lay(lane_of(job.model_ref, job.tier))
+        entry = route.entry
+        prepared = route.provider.prepare(job, entry.facts)
+        if entry.price is None:
+            self._unpriced.add(job.model_ref)
+            if self._limit_nusd is not None:
+                raise InputError(
+                    f"no price is known for {job.model_ref}{'' if job.tier == 'standard' else f' at tier {job.tier}'}, "
+                    f'and a budget applies: state one in farebox.toml under [models."{job.model_ref}"], '
+                    "or run without a budget (--no-budget)"
+                )
+            self._is_paid = True
+            return
+        hold = entry.price.worst_nusd(prepared.input_bound, prepared.output_bound)
+        self._is_paid = self._is_paid or not (entry.free or entry.price.pretend)
+        if self._limit_nusd is not None and hold > self._limit_nusd:
+            raise InputError(
+                f"can cost up to {dollars_from_nusd(hold)} and never fits into the budget of "
+                f"{dollars_from_nusd(self._limit_nusd)}: lower --max-tokens (now {prepared.output_bound:,} in all) "
+                "or raise the budget"
+            )
+        self._costs[0] += hold
+        self._costs[1] = max(self._costs[1], hold)

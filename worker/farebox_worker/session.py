@@ -1,0 +1,83 @@
+"""A command's hold on the bus: the embedded server or a shared one, checked and fit to hold money, and its ledger."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from arq.connections import ArqRedis
+
+from farebox.connection import check_server, connect
+from farebox.errors import InputError, NoLedgerError
+from farebox.ledger import GLOBAL, Ledger
+from farebox.money import dollars, dollars_from_nusd, nusd_from_usd
+from farebox_worker.embedded import EmbeddedServer, holds_no_data
+from farebox_worker.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """An open connection. `server` is None on a shared Redis."""
+
+    settings: Settings
+    url: str
+    redis: ArqRedis
+    ledger: Ledger
+    server: EmbeddedServer | None
+
+    @property
+    def namespace(self) -> str:
+        """Whose keys these are."""
+        return self.settings.redis.namespace
+
+
+@asynccontextmanager
+async def open_session(settings: Settings, *, creates: bool = False) -> AsyncIterator[Session]:
+    """Open the bus that the settings name.
+
+    `creates` allows an embedded data directory to be begun, with its ledger; nothing else ever creates a ledger here.
+    Raises: ServerError when Redis is unreachable or unfit; InputError when there is nothing here yet.
+    """
+    with ExitStack() as stack:
+        server = None
+        url = settings.redis.url
+        if url is None:
+            data_dir = settings.redis.data_dir
+            if not creates and holds_no_data(data_dir):
+                raise InputError(
+                    f"nothing here yet: {data_dir} holds no jobs and no money. Start with `farebox run IN --budget USD`, "
+                    "or name another place with --data-dir or --redis."
+                )
+            server = stack.enter_context(EmbeddedServer(data_dir))
+            url = server.url
+        redis = connect(url, client=ArqRedis)
+        try:
+            await check_server(redis, url=url)
+            session = Session(settings, url, redis, Ledger(redis, settings.redis.namespace), server)
+            await _prepare_ledger(session, creates=creates)
+            yield session
+        finally:
+            await redis.aclose(close_connection_pool=True)
+
+
+async def _prepare_ledger(session: Session, *, creates: bool) -> None:
+    """On the embedded server the file's limit is authoritative; on a shared one a difference is only told."""
+    ledger, stated = session.ledger, session.settings.budget.limit_usd
+    if session.server is None:
+        try:
+            await ledger.epoch()
+        except NoLedgerError:
+            return
+        limit = (await ledger.scope()).limit_nusd
+        if stated is not None and limit != nusd_from_usd(stated):
+            actual = "no limit" if limit is None else dollars_from_nusd(limit)
+            log.warning("[budget] limit_usd says %s, the server's ledger %s: the server's counts", dollars(stated), actual)
+        return
+    if creates:
+        await ledger.create()
+    if stated is not None and (await ledger.scope()).limit_nusd != nusd_from_usd(stated):
+        await ledger.set_limit(GLOBAL, nusd_from_usd(stated))
