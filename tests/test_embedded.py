@@ -6,6 +6,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -240,18 +241,24 @@ def test_a_deep_or_odd_directory_gets_a_short_private_socket(tmp_path, name):
     assert not path.exists()
 
 
-def test_another_tmpdir_meets_the_same_server(tmp_path, monkeypatch):
+@pytest.fixture
+def short_tmp():
+    """A directory whose path leaves room for a socket, also under xdist."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def test_another_tmpdir_meets_the_same_server(tmp_path, short_tmp, monkeypatch):
     data = tmp_path / ("d" * 90)
     with EmbeddedServer(data) as server:
-        (tmp_path / "t").mkdir()
-        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "t"))
+        monkeypatch.setattr("tempfile.tempdir", str(short_tmp))
         with EmbeddedServer(data) as other:
             assert other.url == server.url
 
 
-def test_a_socket_directory_of_somebody_else_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    planted = tmp_path / f"farebox-{os.geteuid()}"
+def test_a_socket_directory_of_somebody_else_is_refused(tmp_path, short_tmp, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(short_tmp))
+    planted = short_tmp / f"farebox-{os.geteuid()}"
     planted.mkdir(mode=0o755)
     with pytest.raises(ServerError, match="not a private directory"), EmbeddedServer(tmp_path / ("d" * 90)):
         pass

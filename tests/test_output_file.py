@@ -118,11 +118,9 @@ class Crashes(RuleBasedStateMachine):
         content = b"".join(self.lines)
         certain = sum(map(len, self.lines[: self.synced]))
         cut = data.draw(st.integers(certain, len(content)))
+        start = data.draw(st.integers(certain, cut)) if hole and self.synced else cut
+        torn = content[:start] + bytes(cut - start)  # lost power can leave zeros
         os.close(self.out._fd)  # as a kill does: no sync, no farewell
-        torn = content[:cut]
-        if hole and self.synced:
-            start = data.draw(st.integers(certain, cut))
-            torn = content[:start] + bytes(cut - start)
         self.path.write_bytes(torn)
         whole = torn.split(b"\0")[0]
         self.lines = [part + b"\n" for part in whole.split(b"\n")[:-1]]
@@ -204,6 +202,14 @@ def test_lost_power_that_left_zeros_between_lines_is_not_guessed_at(path):
     with pytest.raises(InputError, match=r"out\.jsonl:2: .*Delete that line"):
         OutputFile.open(path)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("tail", [b"\0" * 9, b"\0" * 9 + b"\n", b"\0" * 9 + b'half"}}\n', b"\0\n\n\0\n" + PREFIX])
+def test_lost_power_that_left_zeros_at_the_end_is_cut(path, tail):
+    path.write_bytes(line(1) + tail)
+    with OutputFile.open(path) as file:
+        file.append([line(2)])
+    assert path.read_bytes() == line(1) + line(2)
 
 
 def test_a_line_that_is_not_ours_among_ours_is_never_cut_with_what_follows(path):

@@ -20,16 +20,13 @@ from farebox_worker.providers.base import TokenUsage
 from farebox_worker.settings import ModelSettings, ProviderSettings, Settings
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
-VENDORS = {"openai": ("openai", "openai"), "anthropic": ("anthropic", "anthropic")}
 
 
 def listed(kind: str) -> list[Price]:
-    found = []
-    for model_id in prices_data.model_ids(kind, kind, None):
-        for tier in ("standard", "flex", "priority", "batch"):
-            if price := compile_price(kind, kind, model_id, None, tier, now=NOW):
-                found.append(price)
-    return found
+    tiers = ("standard", "flex", "priority", "batch")
+    model_ids = prices_data.model_ids(kind, kind, None)
+    found = [compile_price(kind, kind, model_id, None, tier, now=NOW) for model_id in model_ids for tier in tiers]
+    return [price for price in found if price]
 
 
 def table(models: dict[str, ModelSettings] | None = None, **providers: ProviderSettings) -> PriceTable:

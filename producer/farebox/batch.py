@@ -148,6 +148,18 @@ class Batch:
                 "submitted. Collect results, wait for the workers, or give it more memory; then run it again."
             )
 
+    async def differing(self, jobs: Sequence[Job]) -> list[bool]:
+        """Tell of each job whether its id is known here with another body."""
+        ids = [self.job_id(job.custom_id)[len(self.keys.prefix) :] for job in jobs]
+        known = await self.redis.hmget(f"{self.keys.prefix}ids:{self.batch_id}", ids)  # type: ignore[misc]
+        return [was is not None and was.decode() != body_digest(job) for was, job in zip(known, jobs, strict=True)]
+
+    async def forget(self, jobs: Sequence[Job]) -> None:
+        """Forget that these finished jobs were submitted, so that they can be asked again."""
+        ids = [self.job_id(job.custom_id)[len(self.keys.prefix) :] for job in jobs]
+        if ids:
+            await self.redis.hdel(f"{self.keys.prefix}ids:{self.batch_id}", *ids)  # type: ignore[misc]
+
     async def seal(self, total: int, *, ids_days: float = 90, results_days: float = 7) -> None:
         """Declare how many jobs the batch has: it is complete when that many are finished."""
         key, day_ms = self.keys.batch(self.batch_id), 86_400_000
@@ -202,6 +214,11 @@ class Batch:
         """Stop everything that is not sent yet; True when it was not cancelled before. Raises: InputError."""
         _, first = await self.tongue.say(CANCEL, self.batch_id)
         return bool(first)
+
+    async def lanes(self) -> set[str]:
+        """The lanes in which the batch has jobs."""
+        flows = await self.redis.smembers(self.keys.flows(self.batch_id))  # type: ignore[misc]
+        return {self.keys.parts_of_flow(flow.decode())[2] for flow in flows}
 
     async def parked(self) -> list[tuple[str, str, int]]:
         """The batch's parked flows: flow, the scope that has no room, what is needed in nano-dollars."""

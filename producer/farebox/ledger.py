@@ -6,7 +6,7 @@ Holds and settles are the worker's (`farebox_worker.bus`). All amounts are nano-
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,6 +123,10 @@ class Ledger:
         arguments = [self.keys.prefix, cost_nusd, input_tokens, output_tokens, *scopes]
         _, total = await evaluate(self.redis, BOOK, [self.keys.ledger], arguments)
         return int(total)
+
+    async def carry_over(self, scopes: Sequence[str], spent_nusd: int) -> None:
+        """Count money that an earlier ledger had counted, in a new one."""
+        await evaluate(self.redis, BOOK, [self.keys.ledger], [self.keys.prefix, spent_nusd, 0, 0, *scopes])
 
     async def spent(self) -> int:
         """What all calls have cost, in nano-dollars."""

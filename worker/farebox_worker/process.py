@@ -194,16 +194,20 @@ class Process(Worker):
         log.info("%s: %s", signal.Signals(signum).name, "draining" if self._signals == 1 else "leaving now")
         self.drain()
 
-    async def close(self) -> None:
-        """Close connections and adapters; arq's hooks run."""
-        if self._pool is None:
-            return
+    async def depart(self) -> None:
+        """Say farewell: the heartbeat goes, arq's hook runs. Connections stay open, they may be others' too."""
         try:
             await self.pool.delete(self.keys.worker(self.worker_id), self.health_check_key)
         except (RedisError, OSError) as error:
             log.info("leaving without a farewell: %s", error)
         if self.on_shutdown:
             await self.on_shutdown(self.ctx)
+
+    async def close(self) -> None:
+        """Depart, and close the adapters and the connection pool."""
+        if self._pool is None:
+            return
+        await self.depart()
         await self.routes.aclose()
         await self.pool.aclose(close_connection_pool=True)
         self._pool = None

@@ -107,7 +107,10 @@ class ModelSettings(_Section, frozen=True):
 
 
 class Settings(_Section, frozen=True):
-    """Everything that is set. `path` is the file it came from; `models` are keyed by model_ref."""
+    """Everything that is set. `path` is the file it came from; `models` are keyed by model_ref.
+
+    `has_own_place` says that somebody named the data directory or the Redis, rather than taking the default.
+    """
 
     redis: RedisSettings = RedisSettings()
     budget: BudgetSettings = BudgetSettings()
@@ -116,6 +119,7 @@ class Settings(_Section, frozen=True):
     providers: dict[str, ProviderSettings] = {}
     models: dict[str, ModelSettings] = {}
     path: Path | None = None
+    has_own_place: bool = False
 
 
 _SECTIONS: dict[str, type[_Section]] = {
@@ -151,6 +155,7 @@ def load(
     _override(given, environ)
     if redis_url is not None:
         given["redis"]["url"] = typed("--redis", redis_url, _RedisUrl)
+    has_own_place = bool(data_dir or given["redis"].get("data_dir") or given["redis"].get("url"))
     chosen = data_dir or given["redis"].get("data_dir") or home / ".farebox"
     given["redis"]["data_dir"] = Path(os.path.normpath(here / chosen.expanduser()))
     providers = _providers(file, environ)
@@ -162,6 +167,7 @@ def load(
         providers=providers,
         models=_models(file, providers),
         path=path,
+        has_own_place=has_own_place,
     )
 
 

@@ -131,7 +131,7 @@ class ProviderManager:
             if model_ref in models:
                 return provider_id, models[model_ref]
         known = [info.model_ref for info in self.list_all_models()]
-        raise ModelNotFoundError(model_ref, difflib.get_close_matches(model_ref, known, n=3, cutoff=0.5))
+        raise ModelNotFoundError(model_ref, difflib.get_close_matches(model_ref, known, n=3, cutoff=0.6))
 
 
 def _cost_nusd(model_info: ModelInfo, usage: TokenUsage) -> int:

@@ -167,12 +167,11 @@ class OpenAIProvider(Conversational):
         if self._is_vendor:
             fields["service_tier"] = bodies.raw("flex" if job.tier == "flex" else "default")
         final = msgspec.json.encode(fields)
-        choices = request.n or 1
         predicted = len(bytes(request.prediction))  # rejected predictions are billed as output, beside the cap
         return Prepared(
             body=final,
             input_bound=self._input_bound(request, final, facts),
-            output_bound=(cap + predicted) * choices,
+            output_bound=(cap + predicted) * (request.n or 1),
             capped_by_default=by_default,
             api=job.api,
         )
@@ -198,10 +197,9 @@ class OpenAIProvider(Conversational):
         return request
 
     def _input_bound(self, request: _Request, final: bytes, facts: Facts) -> int:
-        if bodies.is_given(request.prediction) or bodies.is_given(request.web_search_options):
-            return bodies.context_bound(facts, "prediction or web_search_options")
-        if any(tool.type not in {"function", "custom"} for tool in request.tools or ()):
-            return bodies.context_bound(facts, "a server's own tool")
+        is_served = any(tool.type not in {"function", "custom"} for tool in request.tools or ())
+        if is_served or bodies.is_given(request.prediction) or bodies.is_given(request.web_search_options):
+            return bodies.context_bound(facts, "prediction, web_search_options or a server's own tool")
         if not all(_is_text(message) for message in request.messages):
             return bodies.context_bound(facts, "content other than text")
         bound = len(final) if self._is_vendor else bodies.byte_bound(final) + bodies.CHAT_TEMPLATE
@@ -286,7 +284,7 @@ class OpenAIProvider(Conversational):
             raise fate.not_an_answer(self.provider_id, response, scrub=self._scrub) from None
         except Exception as error:  # noqa: BLE001 - discovery may fail in any way a call may
             raise self._failure(error, DISCOVERY_TIMEOUT_S) from None
-        listed = listing.data if isinstance(listing, _Listing) else listing
+        listed = listing.data if isinstance(listing, _Listing) else listing  # Together sends a bare list
         self._models = {model.id: self._described(model) for model in listed}
         return list(self._models.values())
 
@@ -328,10 +326,8 @@ class OpenAIProvider(Conversational):
 def _is_text(message: _Message) -> bool:
     """Tell whether the bytes of a message bound its tokens."""
     content = bytes(message.content)
-    if bodies.is_given(message.audio):
-        return False
-    if not content.startswith((b"[", b"{")):
-        return True
+    if bodies.is_given(message.audio) or not content.startswith((b"[", b"{")):
+        return not bodies.is_given(message.audio)
     try:
         parts = _parts.decode(content)
     except msgspec.DecodeError as error:

@@ -45,6 +45,8 @@ def read_object(body: bytes) -> Json:
         raise InputError(f"the body is not a request with messages: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InputError(f"the body is not a JSON object: {error}") from None
+    if request.get("stream"):
+        raise InputError("stream: a job's answer comes whole; remove it")
     return request
 
 

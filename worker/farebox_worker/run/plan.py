@@ -34,7 +34,7 @@ class Ask:
 class Plan:
     """A judged file. `worst_nusd` is what it can cost at most; `needs_budget` says that money is at stake.
 
-    `unpriced` names the models without a known price.
+    `unpriced` names the models without a known price, `pretend` those whose price is a pretence.
     """
 
     summary: Summary
@@ -42,6 +42,7 @@ class Plan:
     largest_nusd: int = 0
     needs_budget: bool = False
     unpriced: frozenset[str] = frozenset()
+    pretend: frozenset[str] = frozenset()
 
 
 class Planner:
@@ -53,7 +54,14 @@ class Planner:
         self._routes = routes
         self._costs: list[int] = [0, 0]
         self._unpriced: set[str] = set()
+        self._pretend: set[str] = set()
         self._is_paid = False
+        self._limit_nusd: int | None = None
+
+    @property
+    def path(self) -> Path:
+        """The input file."""
+        return self._ask.path
 
     def lines(self, *, check: bool = False) -> Iterator[Line]:
         """Read the file's lines, at most `first` good ones; with `check` each is judged by its adapter."""
@@ -86,7 +94,7 @@ class Planner:
             summary.add(line)
             if tell:
                 tell()
-        return Plan(summary, self._costs[0], self._costs[1], self._is_paid, frozenset(self._unpriced))
+        return Plan(summary, self._costs[0], self._costs[1], self._is_paid, frozenset(self._unpriced), frozenset(self._pretend))
 
     def _resolve(self, name: str, provider: str | None) -> Entry:
         return self._catalogue.resolve(name, provider=provider)
@@ -107,6 +115,8 @@ class Planner:
             return
         hold = entry.price.worst_nusd(prepared.input_bound, prepared.output_bound)
         self._is_paid = self._is_paid or not (entry.free or entry.price.pretend)
+        if entry.price.pretend:
+            self._pretend.add(job.model_ref)
         if self._limit_nusd is not None and hold > self._limit_nusd:
             raise InputError(
                 f"can cost up to {dollars_from_nusd(hold)} and never fits into the budget of "

@@ -1,0 +1,233 @@
+"""`farebox run`: the whole thing on this machine."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from farebox.batch import Batch
+from farebox.errors import InputError
+from farebox.money import dollars_from_nusd, nusd_from_usd
+from farebox_worker.cli.options import common, json_option, log_to_stderr, print_json, run_async, say
+from farebox_worker.cli.summary import ending_json, print_ending
+from farebox_worker.files.output import OutputFile, default_output
+from farebox_worker.files.summary import bad_line_report
+from farebox_worker.process import Process
+from farebox_worker.run import place as places
+from farebox_worker.run.crew import Crew
+from farebox_worker.run.feed import Feed
+from farebox_worker.run.follow import Follow
+from farebox_worker.run.job import Ending, MainJob
+from farebox_worker.run.plan import Ask, Plan, Planner
+from farebox_worker.run.screen import Screen
+from farebox_worker.run.tally import Tally
+from farebox_worker.session import Session, open_session
+from farebox_worker.settings import Settings
+from farebox_worker.shop import Shop
+
+USD = click.FloatRange(min=0)
+
+
+@click.command()
+@click.argument("source", metavar="IN", type=click.Path(path_type=Path))
+@click.option("-o", "--output", metavar="OUT", type=click.Path(path_type=Path), help="Default: IN.out.jsonl")
+@click.option("-m", "--model", metavar="REF", help="provider:model for every line, e.g. openai:gpt-5-mini")
+@click.option("--provider", metavar="P", help="Whose model a bare name is.")
+@click.option("--budget", type=USD, metavar="USD", help="Hard limit of this run in dollars.")
+@click.option("--no-budget", is_flag=True, help="Run paid models without a limit.")
+@click.option("--first", type=click.IntRange(min=1), metavar="N", help="Only the first N lines.")
+@click.option("--max-tokens", type=click.IntRange(min=1), metavar="N", help="Output cap of lines that have none.")
+@click.option("--tier", type=click.Choice(["standard", "flex"]), default="standard", show_default=True)
+@click.option("--tag", "tags", multiple=True, help="Count the cost under this tag too; repeatable.")
+@click.option("--drop-params", metavar="A,B", default="", help="Drop these where a provider cannot say them.")
+@click.option("--concurrency", type=click.IntRange(1, 10_000), metavar="N", help="Calls at once per lane and process.")
+@click.option("--processes", type=click.IntRange(1, 64), default=1, show_default=True, metavar="N")
+@click.option("--with-worker", is_flag=True, help="With a shared Redis: work here too, not only the fleet.")
+@click.option("--skip-invalid", is_flag=True, help="Leave bad lines out instead of refusing the file.")
+@click.option("--max-failures", metavar="N|P%", help="Stop when so many jobs failed.")
+@click.option("--dry-run", is_flag=True, help="Judge the file and say what it can cost; send nothing.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT even when Farebox did not write it.")
+@click.option("--redo", is_flag=True, help="Ask lines again that changed since they were answered.")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+@json_option
+@common
+def run(settings: Settings, source: Path, as_json: bool, **flags: Any) -> None:
+    """Answer every line of IN, writing one line each to OUT. Run it again to go on where it was.
+
+    \b
+    farebox run prompts.jsonl -m openai:gpt-5-mini --budget 20
+    farebox run prompts.jsonl -m anthropic:claude-haiku-4-5 --budget 5 --first 10
+    """  # noqa: D301 - \b is click's mark for "do not wrap"
+    log_to_stderr(settings, is_quiet=True)
+    code = run_async(_run(settings, source, Flags(**flags), as_json=as_json))
+    sys.exit(code)
+
+
+class Flags(msgspec.Struct, frozen=True, kw_only=True):
+    """The flags of `farebox run`."""
+
+    output: Path | None
+    model: str | None
+    provider: str | None
+    budget: float | None
+    no_budget: bool
+    first: int | None
+    max_tokens: int | None
+    tier: Any
+    tags: tuple[str, ...]
+    drop_params: str
+    concurrency: int | None
+    processes: int
+    with_worker: bool
+    skip_invalid: bool
+    max_failures: str | None
+    dry_run: bool
+    overwrite: bool
+    redo: bool
+    quiet: bool
+
+
+async def _run(settings: Settings, source: Path, flags: Flags, *, as_json: bool) -> int:
+    _refuse_flags(flags)
+    if not source.is_file():
+        raise InputError(f"no file {source}: IN is a JSONL file of prompts, one JSON object a line.")
+    if flags.concurrency:
+        worker = msgspec.structs.replace(settings.worker, concurrency=flags.concurrency)
+        settings = msgspec.structs.replace(settings, worker=worker)
+    out_path = flags.output or default_output(source)
+    known = places.earlier(out_path)
+    settings = _at_the_earlier_place(settings, known)
+    ask = Ask(
+        source, flags.model, flags.provider, flags.max_tokens, flags.tier, flags.tags,
+        tuple(name.strip() for name in flags.drop_params.split(",") if name.strip()), flags.first,
+    )
+    async with Shop(settings) as shop:
+        await shop.discover(flags.model)
+        planner = Planner(ask, shop.catalogue, shop.routes)
+        if flags.dry_run:
+            plan = _judge(planner, source, flags, limit_nusd=_nusd(flags.budget))
+            return _tell_plan(plan, source, as_json=as_json)
+        with Screen(is_quiet=flags.quiet or as_json) as screen:
+            async with open_session(settings, creates=True) as session:
+                limit = (await session.ledger.scope()).limit_nusd
+                with OutputFile.open(out_path, overwrite=flags.overwrite, source=source) as out:
+                    plan = _judge(planner, source, flags, limit_nusd=_least(_nusd(flags.budget), limit))
+                    _refuse_without_budget(plan, flags, limit)
+                    ending = await _work(session, shop, planner, plan, out, screen, flags, known)
+    if as_json:
+        print_json(ending_json(ending, plan))
+    if not flags.quiet:
+        print_ending(ending, plan, out_path, source)
+    return ending.exit_code
+
+
+async def _work(  # noqa: PLR0913 - everything a run needs is made above
+    session: Session, shop: Shop, planner: Planner, plan: Plan, out: OutputFile, screen: Screen, flags: Flags,
+    known: Any,
+) -> Ending:
+    settings = session.settings
+    place = await places.find(session, known, planner.path)
+    batch = Batch(session.redis, place.batch_id, namespace=session.namespace)
+    await places.settle_in(session, batch, out, place, screen)
+    if flags.budget is not None:
+        await session.ledger.set_limit(f"batch:{batch.batch_id}", _nusd(flags.budget))
+    await places.handle_changed(batch, out, planner.lines(), screen, is_redo=flags.redo)
+    tally = Tally()
+    follow = Follow(batch, out, on_result=tally.add)
+    feed = Feed(batch, planner.lines(), is_done=out.done.contains, written=lambda: follow.written)
+    processes = flags.processes if session.server or flags.with_worker else 0
+    crew = Crew(
+        lambda batch_id: Process(session.redis, settings, shop.routes, only_batch=batch_id, handle_signals=False),
+        processes,
+        _child_flags(settings),
+    )
+    job = MainJob(
+        batch, out, feed, follow, crew, screen, tally,
+        total=plan.summary.good,
+        retention=settings.retention,
+        most_failures=_most_failures(flags.max_failures, plan.summary.good),
+    )
+    return await job.do()
+
+
+def _judge(planner: Planner, source: Path, flags: Flags, *, limit_nusd: int | None) -> Plan:
+    plan = planner.judge(limit_nusd=limit_nusd)
+    report = bad_line_report(source, plan.summary)
+    if report and flags.skip_invalid:
+        say(report)
+    elif report:
+        raise InputError(f"{report}\nNothing was sent. Mend these lines, or leave them out with --skip-invalid.")
+    if not plan.summary.good:
+        raise InputError(f"{source} holds no jobs.")
+    return plan
+
+
+def _refuse_without_budget(plan: Plan, flags: Flags, limit_nusd: int | None) -> None:
+    if not plan.needs_budget or flags.no_budget or flags.budget is not None or limit_nusd is not None:
+        return
+    unknown = f" (and no price is known for {', '.join(sorted(plan.unpriced))})" if plan.unpriced else ""
+    raise InputError(
+        f"no budget: these {plan.summary.good:,} jobs can cost up to {dollars_from_nusd(plan.worst_nusd)}{unknown}. "
+        "Say what they may cost with --budget USD, or run without a limit with --no-budget."
+    )
+
+
+def _refuse_flags(flags: Flags) -> None:
+    if flags.budget is not None and flags.no_budget:
+        raise click.UsageError("--budget and --no-budget exclude each other.")
+    _most_failures(flags.max_failures, 1)
+
+
+def _most_failures(text: str | None, total: int) -> int | None:
+    if text is None:
+        return None
+    try:
+        if text.endswith("%"):
+            return max(1, int(total * float(text[:-1]) / 100))
+        return max(1, int(text))
+    except ValueError:
+        raise click.UsageError(f"--max-failures takes a number or a percentage, not {text!r}.") from None
+
+
+def _at_the_earlier_place(settings: Settings, known: Any) -> Settings:
+    """Go on in the data directory of the earlier run, wherever this one was started."""
+    if known is None or known.data_dir is None or settings.has_own_place:
+        return settings
+    redis = msgspec.structs.replace(settings.redis, data_dir=Path(known.data_dir))
+    return msgspec.structs.replace(settings, redis=redis)
+
+
+def _child_flags(settings: Settings) -> list[str]:
+    flags = ["--config", str(settings.path)] if settings.path else []
+    if settings.redis.url is not None:
+        return flags  # the URL may hold a password: children read it where this process did
+    return [*flags, "--data-dir", str(settings.redis.data_dir)]
+
+
+def _nusd(usd: float | None) -> int | None:
+    return None if usd is None else nusd_from_usd(usd)
+
+
+def _least(*limits: int | None) -> int | None:
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _tell_plan(plan: Plan, source: Path, *, as_json: bool) -> int:
+    if as_json:
+        print_json(
+            {
+                "jobs": plan.summary.good,
+                "bad_lines": plan.summary.bad,
+                "worst_nusd": plan.worst_nusd,
+                "worst_usd": plan.worst_nusd / 1e9,
+                "largest_nusd": plan.largest_nusd,
+                "unpriced": sorted(plan.unpriced),
+                "models": {ref: totals.jobs for ref, totals in plan.summary.models.items()},
+            }
+        )
+    say(f"{source}: {plan.summary.good:,} jobs, at most {dollars_from_nusd(plan.worst_nusd)}; nothing was sent.")
+    return 0

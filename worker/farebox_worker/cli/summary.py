@@ -1,0 +1,133 @@
+"""How a run ended, for people and for programs."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from farebox.ledger import Scope
+from farebox.money import dollars_from_nusd, usd_from_nusd
+from farebox_worker.run.job import Ending
+from farebox_worker.run.plan import Plan
+from farebox_worker.run.screen import money_line
+
+
+def money_fields(scope: Scope) -> dict[str, int | float | None]:
+    """A scope's money as JSON fields, each in nano-dollars and in dollars."""
+    amounts = {
+        "limit": scope.limit_nusd,
+        "spent": scope.spent_nusd,
+        "held": scope.held_nusd,
+        "unconfirmed": scope.unconfirmed_nusd,
+    }
+    fields: dict[str, int | float | None] = {f"{name}_nusd": nusd for name, nusd in amounts.items()}
+    fields |= {f"{name}_usd": None if nusd is None else usd_from_nusd(nusd) for name, nusd in amounts.items()}
+    return fields
+
+
+def ending_json(ending: Ending, plan: Plan) -> dict[str, object]:
+    """What `run --json` prints. Counts are of the whole batch, earlier runs included; tokens too."""
+    tally = ending.tally
+    return {
+        "batch_id": ending.batch_id,
+        "total": ending.total,
+        "succeeded": tally.outcomes["succeeded"],
+        "failed": tally.outcomes["failed"],
+        "cancelled": tally.outcomes["cancelled"],
+        "parked": ending.parked,
+        "left": ending.left,
+        **money_fields(ending.scope),
+        "input_tokens": tally.input_tokens,
+        "output_tokens": tally.output_tokens,
+        "truncated": tally.finishes["truncated"],
+        "finishes": dict(tally.finishes),
+        "by_model": {
+            ref: {"jobs": model.jobs, "failed": model.failed, "input_tokens": model.input_tokens,
+                  "output_tokens": model.output_tokens, "cost_nusd": model.cost_nusd,
+                  "cost_usd": usd_from_nusd(model.cost_nusd)}
+            for ref, model in tally.models.items()
+        },
+        "skipped": plan.summary.bad,
+        "reason": ending.reason,
+        "wall_s": round(ending.wall_s, 3),
+        "exit_code": ending.exit_code,
+    }  # fmt: skip
+
+
+def print_ending(ending: Ending, plan: Plan, out: Path, source: Path) -> None:
+    """Tell people how it ended, what it cost, and which command goes on."""
+    console = Console(stderr=True, highlight=False)
+    tally = ending.tally
+    done = tally.outcomes.total()
+    console.print(
+        f"[bold]{done:,} of {ending.total:,}[/bold] lines in {out}"
+        f"  ({ending.wall_s:,.1f} s, batch {ending.batch_id})", soft_wrap=True,
+    )  # fmt: skip
+    if tally.models:
+        console.print(_by_model(ending))
+    console.print(_money(ending.scope), soft_wrap=True)
+    for note in _notes(ending, plan):
+        console.print(note, markup=False, soft_wrap=True)
+    if ending.exit_code not in (0, 3):
+        again = shlex.join(["farebox", *sys.argv[1:]])
+        console.print(_what_now(ending, source, again), markup=False, soft_wrap=True)
+
+
+def _by_model(ending: Ending) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("model", "jobs", "failed", "tokens in", "tokens out", "cost"):
+        table.add_column(name, justify="left" if name == "model" else "right")
+    for ref, model in sorted(ending.tally.models.items()):
+        table.add_row(
+            ref or "?", f"{model.jobs:,}", f"{model.failed:,}" if model.failed else "", f"{model.input_tokens:,}",
+            f"{model.output_tokens:,}", dollars_from_nusd(model.cost_nusd),
+        )  # fmt: skip
+    return table
+
+
+def _money(scope: Scope) -> str:
+    budget = "" if scope.limit_nusd is not None else ", no budget of its own"
+    return f"{money_line(scope)}{budget}"
+
+
+def _notes(ending: Ending, plan: Plan) -> list[str]:
+    tally = ending.tally
+    notes = []
+    if plan.pretend:
+        notes.append(f"{', '.join(sorted(plan.pretend))}: a pretend price, nothing was paid.")
+    kinds = {"truncated": "cut off at their output cap", "refused": "refused", "filtered": "filtered"}
+    for finish, words in kinds.items():
+        if tally.finishes[finish]:
+            notes.append(f"{tally.finishes[finish]:,} answers were {words}.")
+    if ending.capped_by_default:
+        notes.append(f"{ending.capped_by_default:,} lines named no output cap and got the default (--max-tokens).")
+    for code, (count, example) in sorted(tally.failures.items(), key=lambda item: -item[1][0]):
+        notes.append(f"{count:,} failed, {code}: {example[:200]}")
+    if tally.outcomes["cancelled"]:
+        notes.append(f"{tally.outcomes['cancelled']:,} were cancelled before they were sent.")
+    if plan.summary.bad:
+        notes.append(f"{plan.summary.bad:,} bad lines were left out.")
+    if ending.scope.unconfirmed_nusd:
+        notes.append(
+            f"{dollars_from_nusd(ending.scope.unconfirmed_nusd)} are unconfirmed: calls whose outcome is unknown. "
+            "They count against the budget."
+        )
+    return notes
+
+
+def _what_now(ending: Ending, source: Path, again: str) -> str:
+    if ending.is_interrupted:
+        return f"Interrupted; {ending.left:,} lines are left. Go on with: {again}"
+    if ending.reason:
+        return f"Stopped: {ending.reason}. {ending.left:,} lines are left; nothing is lost. Go on with: {again}"
+    scope, need = ending.blocked or ("", 0)
+    limit = "the budget of this run" if scope.startswith("batch:") else f"the limit of {scope}"
+    command = "with a larger --budget" if scope.startswith("batch:") else "after `farebox budget set USD`"
+    return (
+        f"Parked at {limit}: {ending.parked:,} lines of {source.name} wait for money, and the next needs "
+        f"{dollars_from_nusd(need)} at most. Nothing is lost: run the same command again {command}."
+    )

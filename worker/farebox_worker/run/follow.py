@@ -1,0 +1,81 @@
+"""Follows a batch: reads its result stream, appends to OUT what is not there, syncs, and only then acknowledges.
+
+Killed between any two of these steps, the next run finds either a result that is still in Redis or a line in OUT,
+never neither; ids that are in OUT already are skipped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from farebox.batch import Batch, Entry
+from farebox.records import Result
+from farebox_worker.files.answers import output_line
+from farebox_worker.files.output import OutputFile
+
+SYNC_S = 1.0
+SYNC_LINES = 1000
+READ_ENTRIES = 64
+BLOCK_MS = 200
+
+
+class Follow:
+    """Writes a batch's results to OUT.
+
+    Args:
+        batch: what to follow.
+        out: where to.
+        on_result: told of each result that was written, for the screen.
+        deletes: acknowledge what is synced, so that Redis holds a window only.
+
+    Attributes:
+        written: lines this run wrote.
+        lost: results that had expired before they were read.
+    """
+
+    def __init__(
+        self, batch: Batch, out: OutputFile, *, on_result: Callable[[Result], None], deletes: bool = True
+    ) -> None:
+        self._batch = batch
+        self._out = out
+        self._on_result = on_result
+        self._deletes = deletes
+        self._after = "0-0"
+        self._unsynced: list[Entry] = []
+        self._unsynced_lines = 0
+        self._synced_s = time.monotonic()
+        self.written = 0
+        self.lost = 0
+
+    async def step(self, *, block_ms: int = BLOCK_MS) -> int:
+        """Read and write once; return how many results came. Raises: OutputError (nothing is acknowledged then)."""
+        entries = await self._batch.read(self._after, count=READ_ENTRIES, block_ms=block_ms)
+        came = sum(len(entry.results) for entry in entries)
+        if entries:
+            self._after = entries[-1].entry_id
+            self._write(entries)
+        due = time.monotonic() - self._synced_s >= SYNC_S or self._unsynced_lines >= SYNC_LINES
+        if self._unsynced and due:
+            await self.sync()
+        return came
+
+    def _write(self, entries: list[Entry]) -> None:
+        fresh: list[tuple[str, Result]] = []
+        for entry in entries:
+            fresh += [(job, result) for job, result in entry.results if job not in self._out.done]
+            self.lost += sum(job not in self._out.done for job in entry.gone)
+        self.written += self._out.append([output_line(job, result) for job, result in fresh])
+        for _, result in fresh:
+            self._on_result(result)
+        self._unsynced += entries
+        self._unsynced_lines += len(fresh)
+
+    async def sync(self) -> None:
+        """Make what was written durable, then acknowledge it."""
+        await asyncio.get_running_loop().run_in_executor(None, self._out.sync)
+        self._synced_s = time.monotonic()
+        if self._deletes:
+            await self._batch.acknowledge(self._unsynced)
+        self._unsynced, self._unsynced_lines = [], 0

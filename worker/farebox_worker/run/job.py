@@ -1,0 +1,208 @@
+"""The main job: feed the batch, let it be worked, follow its results into OUT, and say how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from farebox.batch import Batch
+from farebox.ledger import Scope
+from farebox_worker.files.output import OutputFile
+from farebox_worker.run.crew import Crew
+from farebox_worker.run.feed import Feed
+from farebox_worker.run.follow import Follow
+from farebox_worker.run.screen import Screen, Sight
+from farebox_worker.run.tally import Tally
+from farebox_worker.settings import RetentionSettings
+
+LOOK_EVERY_S = 0.25
+STILL_S = 0.6  # nothing may have moved for so long before a run believes that nothing can
+
+
+@dataclass(slots=True)
+class Ending:
+    """How a run ended.
+
+    `parked` counts the lines that wait for money, at the limit of scope `blocked[0]`, which would have to leave room
+    for `blocked[1]` nano-dollars. `left` counts lines without an answer; `reason` is set when it gave up.
+    """
+
+    total: int
+    tally: Tally
+    batch_id: str = ""
+    scope: Scope = field(default_factory=lambda: Scope("", None))
+    parked: int = 0
+    blocked: tuple[str, int] | None = None
+    left: int = 0
+    capped_by_default: int = 0
+    is_interrupted: bool = False
+    reason: str = ""
+    wall_s: float = 0.0
+
+    @property
+    def exit_code(self) -> int:
+        """130, 1, 4, 3, 0 in that precedence (DESIGN section 7)."""
+        if self.is_interrupted:
+            return 130
+        if self.reason:
+            return 1
+        if self.parked:
+            return 4
+        return 3 if self.tally.outcomes["failed"] or self.tally.outcomes["cancelled"] else 0
+
+
+class MainJob:
+    """One run of one file, from the open batch to the last synced line.
+
+    Args:
+        batch: open, with its budget.
+        out: locked; what it holds already is done.
+        feed: submits the rest; `follow`: writes the results; `crew`: does the work; `screen`: shows it.
+        total: how many lines are to be answered.
+        most_failures: stop when so many jobs failed; None never stops.
+    """
+
+    def __init__(  # noqa: PLR0913 - the parts of a run, each from a room of its own
+        self,
+        batch: Batch,
+        out: OutputFile,
+        feed: Feed,
+        follow: Follow,
+        crew: Crew,
+        screen: Screen,
+        tally: Tally,
+        *,
+        total: int,
+        retention: RetentionSettings,
+        most_failures: int | None = None,
+    ) -> None:
+        self._batch = batch
+        self._out = out
+        self._feed = feed
+        self._follow = follow
+        self._crew = crew
+        self._screen = screen
+        self._retention = retention
+        self._most_failures = most_failures
+        self._lines_before = out.lines
+        self._signals = 0
+        self._ending = Ending(total, tally, batch.batch_id)
+
+    async def do(self) -> Ending:
+        """Run to the end, the limit or the interruption. Raises: FareboxError when it cannot go on."""
+        began, ending = time.monotonic(), self._ending
+        feeding = asyncio.create_task(self._feed.run())
+        self._crew.start(self._batch.batch_id)
+        try:
+            with self._catching_signals():
+                await self._watch(feeding)
+        finally:
+            feeding.cancel()
+            await asyncio.gather(feeding, return_exceptions=True)
+            await self._crew.stop()
+        while await self._follow.step(block_ms=1):
+            pass
+        await self._follow.sync()
+        progress = await self._batch.progress()
+        ending.scope, ending.capped_by_default = progress.scope, progress.capped_by_default
+        ending.left = ending.total - self._done
+        if ending.parked:
+            ending.parked = ending.left
+        elif ending.left and not ending.is_interrupted and not ending.reason:
+            ending.reason = f"{ending.left} lines have no answer"
+        ending.wall_s = time.monotonic() - began
+        return ending
+
+    @property
+    def _done(self) -> int:
+        """Lines of the input that are answered. OUT may hold more: lines that were taken out of the input."""
+        return min(self._ending.total, self._out.lines)
+
+    async def _watch(self, feeding: asyncio.Task[None]) -> None:
+        """Write results as they come, until every line is there or nothing can go on."""
+        moved = looked = time.monotonic()
+        is_sealed = False
+        while not self._is_over(feeding):
+            came = await self._follow.step()
+            now = time.monotonic()
+            moved = now if came else moved
+            if feeding.done() and not is_sealed:
+                feeding.result()
+                await self._seal()
+                is_sealed = True
+            if now - looked >= LOOK_EVERY_S:
+                looked = now
+                if await self._is_stuck(still_s=now - moved):
+                    return
+
+    def _is_over(self, feeding: asyncio.Task[None]) -> bool:
+        ending, failed = self._ending, self._ending.tally.outcomes["failed"]
+        if feeding.done() and self._done >= ending.total:
+            return True
+        self._crew.check()
+        if self._signals and self._crew.is_over:
+            ending.is_interrupted = True
+            return True
+        if self._most_failures is not None and failed >= self._most_failures:
+            ending.reason = f"stopped after {failed} failed jobs (--max-failures)"
+            return True
+        return False
+
+    async def _seal(self) -> None:
+        submitted = (await self._batch.progress()).submitted
+        await self._batch.seal(
+            submitted, ids_days=self._retention.ids_days, results_days=self._retention.results_days
+        )
+
+    async def _is_stuck(self, *, still_s: float) -> bool:
+        """Look at the batch, show it, and tell whether nothing can go on without somebody's help."""
+        parked, waiting, running = await self._batch.waiting()
+        progress = await self._batch.progress()
+        fresh = self._out.lines - self._lines_before
+        total, tally = self._ending.total, self._ending.tally
+        self._screen.show(
+            Sight(self._done, fresh, total, running, parked, progress.scope, tally, self._crew.errors()[-3:])
+        )
+        if running or still_s < STILL_S:
+            return False
+        if progress.cancelled and not parked and not waiting:
+            return True
+        if parked and not waiting:
+            return await self._is_parked()
+        if waiting:
+            self._ending.reason = self._crew.why_unserved(await self._batch.lanes())
+        return bool(self._ending.reason)
+
+    async def _is_parked(self) -> bool:
+        """Everything waits for money. It is over when no call elsewhere can still give some back."""
+        parked = await self._batch.parked()
+        for _, scope, _ in parked:
+            if (await self._batch.ledger.scope(scope)).held_nusd:
+                return False
+        if parked:
+            _, scope, need = min(parked, key=lambda entry: entry[2])
+            self._ending.parked, self._ending.blocked = 1, (scope, need)
+        return bool(parked)
+
+    @contextmanager
+    def _catching_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        signals: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
+        for signum in signals:
+            loop.add_signal_handler(signum, self._on_signal)
+        try:
+            yield
+        finally:
+            for signum in signals:
+                loop.remove_signal_handler(signum)
+
+    def _on_signal(self) -> None:
+        self._signals += 1
+        act: Callable[[], None] = self._crew.drain if self._signals == 1 else self._crew.leave
+        act()
+        if self._signals == 1:
+            self._screen.say("stopping: running calls may finish; once more leaves now, and their cost unconfirmed")

@@ -1,0 +1,88 @@
+"""Where a run finds itself again: the batch, the ledger and the money of an earlier run of the same OUT."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from farebox.batch import Batch
+from farebox.errors import InputError
+from farebox.ledger import GLOBAL
+from farebox.money import dollars_from_nusd
+from farebox_worker.bus.lapse import lapse
+from farebox_worker.files import sidecar as sidecars
+from farebox_worker.files.lines import Line
+from farebox_worker.files.output import OutputFile
+from farebox_worker.files.sidecar import Sidecar, sidecar_path
+from farebox_worker.run.feed import changed_lines
+from farebox_worker.run.screen import Screen
+from farebox_worker.session import Session
+
+
+def earlier(out: Path) -> Sidecar | None:
+    """What an earlier run of this OUT left beside it; None when OUT itself is gone, for then it starts anew."""
+    return sidecars.read(sidecar_path(out)) if out.exists() else None
+
+
+async def find(session: Session, known: Sidecar | None, source: Path) -> Sidecar:
+    """The place of this run: the earlier one, with the epoch of the ledger it meets now, or a new batch."""
+    epoch = await session.ledger.epoch()
+    if known is not None and known.namespace == session.namespace:
+        return msgspec.structs.replace(known, epoch=epoch)
+    return Sidecar(
+        batch_id=f"run-{secrets.token_hex(6)}",
+        epoch=epoch,
+        namespace=session.namespace,
+        input=str(source.resolve()),
+        created=datetime.now(UTC),
+        data_dir=str(session.settings.redis.data_dir) if session.server else None,
+        redis_url=session.settings.redis.url,
+    )
+
+
+async def settle_in(session: Session, batch: Batch, out: OutputFile, place: Sidecar, screen: Screen) -> None:
+    """Open the batch there: end what a killed run left leased, and carry its spending over into a new ledger."""
+    if session.server and session.server.first_user:
+        await _end_the_dead(session, screen)
+    is_new = not await session.redis.exists(batch.keys.batch(batch.batch_id))
+    await batch.open(Path(place.input).name)
+    if is_new and out.spent_nusd:
+        await session.ledger.carry_over([GLOBAL, f"batch:{batch.batch_id}"], out.spent_nusd)
+        spent = dollars_from_nusd(out.spent_nusd)
+        screen.say(f"this ledger is a new one: the {spent} that {out.path.name} says were spent are carried over")
+    sidecars.write(sidecar_path(out.path), place)
+
+
+async def _end_the_dead(session: Session, screen: Screen) -> None:
+    """No other process uses this data directory, so whatever is leased belongs to a killed one."""
+    held = [end.hold_nusd for end in await lapse(session.ledger.tongue, dead=True) if end.hold_nusd is not None]
+    if held:
+        screen.say(
+            f"{len(held)} calls were running when the last run was killed. Whether they were billed is unknown: "
+            f"{dollars_from_nusd(sum(held))} stay unconfirmed, and count against the budget"
+        )
+
+
+async def handle_changed(
+    batch: Batch, out: OutputFile, lines: Iterable[Line], screen: Screen, *, is_redo: bool
+) -> None:
+    """Refuse lines that changed since they were answered; with `is_redo` ask them again.
+
+    Raises: InputError naming the lines.
+    """
+    changed = await changed_lines(batch, lines, out.done.contains) if out.lines else []
+    if changed and not is_redo:
+        numbers = ", ".join(str(line.number) for line in changed[:10]) + (" …" if len(changed) > 10 else "")
+        raise InputError(
+            f"line {numbers} changed since it was answered: --redo asks changed lines again (and pays for them), "
+            "or restore the line."
+        )
+    if changed:
+        jobs = [line.job for line in changed if line.job]
+        out.rewrite_without([batch.job_id(job.custom_id) for job in jobs])
+        await batch.forget(jobs)
+        screen.say(f"{len(jobs)} lines changed since they were answered: they are asked again")

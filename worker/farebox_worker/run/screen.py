@@ -1,0 +1,139 @@
+"""Shows a run: a live bar on a terminal, one plain line every 10 seconds on a pipe, nothing when quiet.
+
+It writes to stderr only; stdout belongs to --json.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from farebox.ledger import Scope
+from farebox.money import dollars_from_nusd
+from farebox_worker.run.tally import Tally
+
+PLAIN_EVERY_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What there is to see at one moment. `done` counts every line of OUT, `fresh` those of this run."""
+
+    done: int
+    fresh: int
+    total: int
+    running: int
+    parked: int
+    scope: Scope
+    tally: Tally
+    notes: tuple[str, ...] = ()
+
+
+class Screen:
+    """The screen of one run.
+
+    Args:
+        is_quiet: show nothing at all.
+    """
+
+    def __init__(self, *, is_quiet: bool = False) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._is_quiet = is_quiet
+        self._is_live = self._console.is_terminal and not is_quiet
+        self._live: Live | None = None
+        self._began = time.monotonic()
+        self._plain_at = self._began
+
+    def __enter__(self) -> Self:
+        if self._is_live:
+            self._live = Live(console=self._console, refresh_per_second=4, transient=True)
+            self._live.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.__exit__(kind, error, trace)
+            self._live = None
+
+    def say(self, message: str) -> None:
+        """Tell something at once, above the bar."""
+        if not self._is_quiet:
+            self._console.print(message, markup=False, soft_wrap=True)
+
+    def show(self, sight: Sight) -> None:
+        """Show a moment."""
+        if self._live:
+            self._live.update(self._picture(sight))
+        elif not self._is_quiet and time.monotonic() - self._plain_at >= PLAIN_EVERY_S:
+            self._plain_at = time.monotonic()
+            print(self._plain(sight), file=sys.stderr, flush=True)  # noqa: T201 - a pipe gets plain text
+
+    def _rate(self, sight: Sight) -> float:
+        return sight.fresh / max(0.001, time.monotonic() - self._began)
+
+    def _left(self, sight: Sight) -> str:
+        rate = self._rate(sight)
+        if not sight.fresh or sight.done >= sight.total:
+            return ""
+        return f"{_span((sight.total - sight.done) / rate)} left"
+
+    def _plain(self, sight: Sight) -> str:
+        failed = sight.tally.outcomes["failed"]
+        parts = [
+            f"{sight.done:,}/{sight.total:,} done",
+            f"{self._rate(sight):,.1f}/s",
+            f"{sight.running:,} running",
+            *([f"{failed:,} failed"] if failed else []),
+            *([f"{sight.parked:,} parked"] if sight.parked else []),
+            money_line(sight.scope),
+            self._left(sight),
+            *sight.notes,
+        ]
+        return "farebox: " + ", ".join(part for part in parts if part)
+
+    def _picture(self, sight: Sight) -> RenderableType:
+        table = Table.grid(padding=(0, 1))
+        bar = ProgressBar(total=max(1, sight.total), completed=sight.done, width=max(10, self._console.width // 3))
+        share = f"{sight.done / max(1, sight.total):.0%}"
+        table.add_row(bar, f"{sight.done:,}/{sight.total:,} {share}", f"{self._rate(sight):,.0f}/s", self._left(sight))
+        tally = sight.tally
+        counts = [f"{sight.running:,} running"]
+        for word in ("failed", "cancelled"):
+            if tally.outcomes[word]:
+                counts.append(f"[red]{tally.outcomes[word]:,} {word}[/red]")
+        if tally.finishes["truncated"]:
+            counts.append(f"[yellow]{tally.finishes['truncated']:,} truncated[/yellow]")
+        if sight.parked:
+            counts.append(f"[yellow]{sight.parked:,} parked[/yellow]")
+        counts.append(f"{tally.input_tokens:,} tokens in, {tally.output_tokens:,} out")
+        lines: list[RenderableType] = [table, Text.from_markup(" · ".join(counts)), Text(money_line(sight.scope))]
+        lines += [Text(note, style="yellow") for note in sight.notes]
+        return Group(*lines)
+
+
+def money_line(scope: Scope) -> str:
+    """Say what a scope has spent, holds and does not know, and its budget."""
+    spent = f"{dollars_from_nusd(scope.spent_nusd)} spent"
+    held = f", {dollars_from_nusd(scope.held_nusd)} held" if scope.held_nusd else ""
+    owed = f", {dollars_from_nusd(scope.unconfirmed_nusd)} unconfirmed" if scope.unconfirmed_nusd else ""
+    of = f" of {dollars_from_nusd(scope.limit_nusd)}" if scope.limit_nusd is not None else ""
+    return spent + held + owed + of
+
+
+def _span(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
