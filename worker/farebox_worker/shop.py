@@ -35,8 +35,10 @@ class Shop:
     ) -> None:
         await self.routes.aclose()
 
-    async def discover(self, model: str | None = None) -> dict[str, str]:
+    async def discover(self, model: str | None = None, *, everyone: bool = False) -> dict[str, str]:
         """Ask the compatible servers for their models, unless `model` is known without; return why some failed.
+
+        `everyone` asks the vendors too.
 
         A server that is down stops nothing whose models are configured.
         """
@@ -49,7 +51,7 @@ class Shop:
                 return {}
         adapters = []
         for provider_id, provider in self._settings.providers.items():
-            if provider.base_url is None:
+            if provider.base_url is None and not (everyone and provider.kind != "echo"):
                 continue
             try:
                 adapters.append(self.routes.adapter(provider_id))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+import os
+import sys
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -59,9 +61,37 @@ def say(message: str) -> None:
     click.echo(message, err=True)
 
 
-def log_to_stderr(settings: Settings, *, is_quiet: bool = False) -> None:
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table on stdout: the first column to the left, numbers to the right; tabs when it is no terminal."""
+    if not sys.stdout.isatty():
+        click.echo("\n".join("\t".join(row) for row in [columns, *rows]))
+        return
+    from rich.console import Console  # noqa: PLC0415 - only tables need it
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for number, name in enumerate(columns):
+        table.add_column(name, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False).print(table)
+
+
+def child_flags(settings: Settings) -> list[str]:
+    """The flags that lead a child process to the same server."""
+    flags = ["--config", str(settings.path)] if settings.path else []
+    if settings.redis.url is not None:
+        return flags  # the URL may hold a password: a child gets it by its environment
+    return [*flags, "--data-dir", str(settings.redis.data_dir)]
+
+
+def child_environment(settings: Settings) -> dict[str, str]:
+    """The environment that leads a child process to the same Redis; a URL may hold a password, so it is no flag."""
+    return os.environ | ({"FAREBOX_REDIS_URL": settings.redis.url} if settings.redis.url else {})
+
+
+def log_to_stderr(*, is_quiet: bool = False) -> None:
     """Send our own log to stderr, one plain line per event."""
-    del settings
     logging.basicConfig(
         level=logging.WARNING if is_quiet else logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
     )

@@ -12,7 +12,16 @@ import msgspec
 from farebox.batch import Batch
 from farebox.errors import InputError
 from farebox.money import dollars_from_nusd, nusd_from_usd
-from farebox_worker.cli.options import common, json_option, log_to_stderr, print_json, run_async, say
+from farebox_worker.cli.options import (
+    child_environment,
+    child_flags,
+    common,
+    json_option,
+    log_to_stderr,
+    print_json,
+    run_async,
+    say,
+)
 from farebox_worker.cli.summary import ending_json, print_ending
 from farebox_worker.files.output import OutputFile, default_output
 from farebox_worker.files.summary import bad_line_report
@@ -62,7 +71,7 @@ def run(settings: Settings, source: Path, as_json: bool, **flags: Any) -> None:
     farebox run prompts.jsonl -m openai:gpt-5-mini --budget 20
     farebox run prompts.jsonl -m anthropic:claude-haiku-4-5 --budget 5 --first 10
     """  # noqa: D301 - \b is click's mark for "do not wrap"
-    log_to_stderr(settings, is_quiet=True)
+    log_to_stderr(is_quiet=True)
     code = run_async(_run(settings, source, Flags(**flags), as_json=as_json))
     sys.exit(code)
 
@@ -143,7 +152,8 @@ async def _work(  # noqa: PLR0913 - everything a run needs is made above
     crew = Crew(
         lambda batch_id: Process(session.redis, settings, shop.routes, only_batch=batch_id, handle_signals=False),
         processes,
-        _child_flags(settings),
+        child_flags(settings),
+        child_environment(settings),
     )
     job = MainJob(
         batch, out, feed, follow, crew, screen, tally,
@@ -199,13 +209,6 @@ def _at_the_earlier_place(settings: Settings, known: Any) -> Settings:
         return settings
     redis = msgspec.structs.replace(settings.redis, data_dir=Path(known.data_dir))
     return msgspec.structs.replace(settings, redis=redis)
-
-
-def _child_flags(settings: Settings) -> list[str]:
-    flags = ["--config", str(settings.path)] if settings.path else []
-    if settings.redis.url is not None:
-        return flags  # the URL may hold a password: children read it where this process did
-    return [*flags, "--data-dir", str(settings.redis.data_dir)]
 
 
 def _nusd(usd: float | None) -> int | None:

@@ -6,7 +6,7 @@ import asyncio
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from redis.exceptions import RedisError
@@ -21,13 +21,20 @@ class Crew:
     Args:
         make_process: makes the worker of this process for a batch.
         processes: how many in all; 0 leaves the work to a fleet.
-        flags: the flags that lead a child process to the same server.
+        flags, environment: what leads a child process to the same server.
     """
 
-    def __init__(self, make_process: Callable[[str], Process], processes: int, flags: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        make_process: Callable[[str], Process],
+        processes: int,
+        flags: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._make_process = make_process
         self._processes = processes
         self._flags = flags
+        self._environment = environment
         self._process: Process | None = None
         self._working: asyncio.Task[None] | None = None
         self._children: list[subprocess.Popen[bytes]] = []
@@ -40,7 +47,7 @@ class Crew:
         self._working = asyncio.create_task(self._process.main())
         command = [sys.executable, "-m", "farebox_worker", "worker", "--quiet", "--batch", batch_id, *self._flags]
         for _ in range(self._processes - 1):
-            self._children.append(subprocess.Popen(command, stdin=subprocess.DEVNULL))  # noqa: S603 - ourselves
+            self._children.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, env=self._environment))  # noqa: S603
 
     @property
     def is_over(self) -> bool:

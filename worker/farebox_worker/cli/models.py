@@ -1,0 +1,71 @@
+"""`farebox models`: what can be asked for, and what it costs."""
+
+from __future__ import annotations
+
+import click
+
+from farebox.errors import FareboxError
+from farebox_worker.catalogue import Entry
+from farebox_worker.cli.options import common, json_option, log_to_stderr, print_json, print_table, run_async, say
+from farebox_worker.settings import Settings
+from farebox_worker.shop import Shop
+
+
+@click.command()
+@click.argument("pattern", required=False, default="")
+@click.option("--discover", is_flag=True, help="Ask every provider, not only the compatible servers.")
+@json_option
+@common
+def models(settings: Settings, pattern: str, discover: bool, as_json: bool) -> None:
+    """List the models of the configured providers; PATTERN keeps those whose name contains it."""
+    log_to_stderr(is_quiet=True)
+    run_async(_models(settings, pattern, everyone=discover, as_json=as_json))
+
+
+async def _models(settings: Settings, pattern: str, *, everyone: bool, as_json: bool) -> None:
+    async with Shop(settings) as shop:
+        await shop.discover(everyone=everyone)
+        found: list[Entry] = []
+        for ref in shop.catalogue.refs():
+            if pattern.lower() in ref.lower():
+                try:
+                    found.append(shop.catalogue.resolve(ref))
+                except FareboxError as error:
+                    say(str(error))
+    if as_json:
+        print_json({"models": [_entry_json(entry) for entry in found]})
+        return
+    rows = [
+        (entry.model_ref, *_rates(entry), f"{entry.facts.context_window:,}", f"{entry.facts.default_max_tokens:,}")
+        for entry in found
+    ]
+    print_table(("model", "$/Mtok in", "$/Mtok out", "context", "default cap"), rows)
+    missing = [f"{name} ({variable})" for name, variable in (("openai", "OPENAI_API_KEY"), ("anthropic", "ANTHROPIC_API_KEY"))
+               if name not in settings.providers]  # fmt: skip
+    if missing and not pattern:
+        say(f"not configured: {', '.join(missing)}")
+
+
+def _rates(entry: Entry) -> tuple[str, str]:
+    if entry.price is None:
+        return "unknown", "unknown"
+    if entry.free:
+        return "free", "free"
+    return f"{entry.price.input_pusd / 1e6:g}", f"{entry.price.output_pusd / 1e6:g}"
+
+
+def _entry_json(entry: Entry) -> dict[str, object]:
+    price = entry.price
+    return {
+        "model_ref": entry.model_ref,
+        "provider_id": entry.provider_id,
+        "model_id": entry.model_id,
+        "context_window": entry.facts.context_window,
+        "max_output_tokens": entry.facts.max_output_tokens,
+        "default_max_tokens": entry.facts.default_max_tokens,
+        "input_usd_per_mtok": price.input_pusd / 1e6 if price else None,
+        "output_usd_per_mtok": price.output_pusd / 1e6 if price else None,
+        "price_version": price.version if price else None,
+        "free": entry.free,
+        "pretend": bool(price and price.pretend),
+    }

@@ -1,0 +1,124 @@
+"""`farebox submit`: enqueue a file for a fleet."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from farebox.batch import Batch
+from farebox.errors import InputError, ModelNotFoundError
+from farebox.money import nusd_from_usd
+from farebox.records import Job, Tier
+from farebox_worker.cli.options import common, json_option, log_to_stderr, print_json, run_async, say
+from farebox_worker.files.lines import read_jobs
+from farebox_worker.files.summary import bad_line_report, summarize
+from farebox_worker.session import open_session
+from farebox_worker.settings import Settings
+from farebox_worker.shop import Shop
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """A model that this machine cannot look up, taken at its word: the workers know it."""
+
+    model_ref: str
+
+
+@click.command()
+@click.argument("source", metavar="IN", type=click.Path(path_type=Path))
+@click.option("--batch", metavar="NAME", help="The batch's id; submitting again adds what is new. Default: a new one.")
+@click.option("--budget", type=click.FloatRange(min=0), metavar="USD", help="Hard limit of the batch in dollars.")
+@click.option("-m", "--model", metavar="REF", help="provider:model for every line.")
+@click.option("--provider", metavar="P", help="Whose model a bare name is.")
+@click.option("--priority", type=click.IntRange(0, 9), default=0, show_default=True, help="9 goes first.")
+@click.option("--tag", "tags", multiple=True, help="Count the cost under this tag too; repeatable.")
+@click.option("--max-tokens", type=click.IntRange(min=1), metavar="N", help="Output cap of lines that have none.")
+@click.option("--tier", type=click.Choice(["standard", "flex"]), default="standard", show_default=True)
+@click.option("--drop-params", metavar="A,B", default="", help="Drop these where a provider cannot say them.")
+@click.option("--skip-invalid", is_flag=True, help="Leave bad lines out instead of refusing the file.")
+@json_option
+@common
+def submit(  # noqa: PLR0913 - the flags of a command
+    settings: Settings,
+    source: Path,
+    batch: str | None,
+    budget: float | None,
+    model: str | None,
+    provider: str | None,
+    priority: int,
+    tags: tuple[str, ...],
+    max_tokens: int | None,
+    tier: Tier,
+    drop_params: str,
+    skip_invalid: bool,
+    as_json: bool,
+) -> None:
+    """Enqueue every line of IN for the workers; prints the batch id.
+
+    \b
+    farebox submit prompts.jsonl -m openai:gpt-5-mini --budget 50 --tag nightly
+    """  # noqa: D301 - \b is click's mark for "do not wrap"
+    log_to_stderr(is_quiet=True)
+    if not source.is_file():
+        raise InputError(f"no file {source}: IN is a JSONL file of prompts, one JSON object a line.")
+    shop = Shop(settings)
+
+    def resolve(name: str, of: str | None) -> _Named:
+        try:
+            return _Named(shop.catalogue.resolve(name, provider=of).model_ref)
+        except ModelNotFoundError:
+            if ":" in name and name.partition(":")[0] not in settings.providers:
+                return _Named(name)
+            raise
+
+    drops = tuple(name.strip() for name in drop_params.split(",") if name.strip())
+
+    def jobs() -> Iterator[Job]:
+        return (line.job for line in lines() if line.job)
+
+    def lines():  # type: ignore[no-untyped-def]  # noqa: ANN202 - an iterator of lines, as read_jobs says
+        return read_jobs(
+            source, resolve=resolve, model=model, provider=provider, max_tokens=max_tokens, tier=tier, tags=tags,
+            drop_params=drops,
+        )  # fmt: skip
+
+    summary = summarize(lines())
+    if report := bad_line_report(source, summary):
+        if not skip_invalid:
+            raise InputError(f"{report}\nNothing was submitted. Mend these lines, or use --skip-invalid.")
+        say(report)
+    name = batch or f"{source.stem[:40].translate(_SAFE)}-{secrets.token_hex(4)}"
+    run_async(_submit(settings, name, source, jobs(), budget, priority, as_json=as_json))
+
+
+class _SafeTable(dict[int, str]):
+    def __missing__(self, key: int) -> str:
+        return chr(key) if chr(key).isascii() and (chr(key).isalnum() or chr(key) in "._-") else "-"
+
+
+_SAFE = _SafeTable()
+
+
+async def _submit(  # noqa: PLR0913 - what a submit takes
+    settings: Settings, name: str, source: Path, jobs: Iterator[Job], budget: float | None, priority: int, *,
+    as_json: bool,
+) -> None:
+    async with open_session(settings) as session:
+        batch = Batch(session.redis, name, namespace=session.namespace)
+        await batch.open(source.name)
+        if budget is not None:
+            await session.ledger.set_limit(f"batch:{name}", nusd_from_usd(budget))
+        done = await batch.submit(jobs, priority=priority)
+        retention = settings.retention
+        total = (await batch.progress()).submitted
+        await batch.seal(total, ids_days=retention.ids_days, results_days=retention.results_days)
+    if as_json:
+        print_json({"batch_id": name, "submitted": done.created, "existing": done.existing, "total": total})
+        return
+    existing = f", {done.existing:,} were there already" if done.existing else ""
+    say(f"{done.created:,} jobs submitted{existing}. Follow them with: farebox results {name} -o OUT --follow")
+    click.echo(name)
