@@ -252,8 +252,9 @@ class HttpAdapterContract(AdapterContract):
             await unreachable.post(unreachable.prepare(job(chat()), FACTS), timeout_s=5)
         assert not caught.value.sent
 
-    async def test_anothers_refused_connection_proves_nothing_for_this_call(self, ask, script):
-        script.act = "close"
+    @pytest.mark.parametrize("act", ["close", "hang up"])
+    async def test_anothers_refused_connection_proves_nothing_for_this_call(self, ask, script, act):
+        script.act = act
         try:
             raise ConnectionRefusedError  # noqa: TRY301 - the point is what is being handled below
         except ConnectionRefusedError:

@@ -2,10 +2,12 @@
 
 import json
 
+import aiohttp
 import pytest
 from tests.adapter_contract import FACTS, KEY, HttpAdapterContract, chat, job, script
 
 from farebox.errors import InputError, ProviderAccountError
+from farebox_worker.providers import fate
 from farebox_worker.providers.base import Facts, PromptMessage
 from farebox_worker.providers.openai import OpenAIProvider
 
@@ -292,3 +294,14 @@ async def test_json_may_be_asked_for(adapter, script, answer):
     await adapter.send([PromptMessage("user", "Hello")], "m-1", response_format="json", tools=[TOOL], temperature=0.0)
     sent = json.loads(script.requests[0][3])
     assert (sent["response_format"], sent["tools"], sent["temperature"]) == ({"type": "json_object"}, [TOOL], 0.0)
+
+
+def test_only_what_caused_a_failure_tells_whether_it_was_sent():
+    try:
+        try:
+            raise ConnectionRefusedError  # noqa: TRY301 - another call's failure, being handled
+        except ConnectionRefusedError:
+            raise aiohttp.ServerDisconnectedError  # noqa: B904 - this call's, with the other as its context
+    except aiohttp.ServerDisconnectedError as error:
+        assert isinstance(error.__context__, ConnectionRefusedError)
+        assert fate.lost("p", error, timeout_s=1, scrub=fate.Scrubber(KEY)).sent

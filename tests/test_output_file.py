@@ -61,7 +61,7 @@ def test_what_was_written_is_found_again(path, out):
     again = reopened(path)
     for file in (out, again):
         assert (file.lines, file.spent_nusd, len(file.done)) == (4, 0 + 1 + 2 + 3, 4)
-        assert file.count_by_outcome == {"succeeded": 2, "failed": 1, "cancelled": 1}
+        assert file.tally.outcomes == {"succeeded": 2, "failed": 1, "cancelled": 1}
         assert [file.done.outcome(job(number)) for number in range(5)] == [*outcomes, None]
         assert job(3) in file.done
         assert not file.done.contains(job(4))

@@ -1,5 +1,6 @@
 """The registry finds providers and models, and the till counts what was spent outside the bus."""
 
+import asyncio
 import subprocess
 import sys
 
@@ -85,6 +86,19 @@ async def test_an_id_is_registered_once(manager):
     await manager.register(Provider(info("a")))
     with pytest.raises(ValueError, match="already registered"):
         await manager.register(Provider(info("b")))
+    assert [one.model_id for one in manager.list_all_models()] == ["a"]
+
+
+async def test_of_two_that_register_at_once_one_wins(manager):
+    class Slow(Provider):
+        async def list_models(self):
+            await asyncio.sleep(0)
+            return self._models
+
+    outcomes = await asyncio.gather(
+        manager.register(Slow(info("a"))), manager.register(Slow(info("b"))), return_exceptions=True
+    )
+    assert [type(outcome) for outcome in outcomes] == [type(None), ValueError]
     assert [one.model_id for one in manager.list_all_models()] == ["a"]
 
 

@@ -119,6 +119,7 @@ def test_images_go_both_ways(url, source):
     [
         ({"max_tokens": 5}, {"max_tokens": 5}),
         ({"max_tokens": 5, "max_completion_tokens": 3}, {"max_tokens": 3}),
+        ({"max_completion_tokens": 3, "max_tokens": 5}, {"max_tokens": 3}),
         ({"temperature": 0.5, "top_p": 0.9}, {"temperature": 0.5, "top_p": 0.9}),
         ({"stop": "x"}, {"stop_sequences": ["x"]}),
         ({"stop": ["x", "y"]}, {"stop_sequences": ["x", "y"]}),

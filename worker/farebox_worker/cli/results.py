@@ -13,7 +13,7 @@ from farebox_worker.cli.options import common, json_option, print_json, run_asyn
 from farebox_worker.files.answers import output_line
 from farebox_worker.files.output import OutputFile
 from farebox_worker.run.follow import Follow
-from farebox_worker.session import Session, open_session
+from farebox_worker.session import open_session
 from farebox_worker.settings import Settings
 
 
@@ -45,8 +45,8 @@ async def _results(
             await _to_stdout(batch, is_following=follow)
             return
         with OutputFile.open(output, overwrite=overwrite) as out:
-            writer = Follow(batch, out, on_result=lambda _: None, deletes=delete)
-            await _write(batch, writer, session, is_following=follow)
+            writer = Follow(batch, out, deletes=delete)
+            await _write(batch, writer, is_following=follow)
             written, lost = writer.written, writer.lost
             lines = out.lines
     if as_json:
@@ -57,8 +57,7 @@ async def _results(
         raise InputError(f"{lost:,} results had expired ([retention] results_days) before they were collected.")
 
 
-async def _write(batch: Batch, writer: Follow, session: Session, *, is_following: bool) -> None:
-    del session
+async def _write(batch: Batch, writer: Follow, *, is_following: bool) -> None:
     while True:
         is_last = not is_following or (await batch.progress()).complete
         while await writer.step(block_ms=1 if is_last else 1000):
@@ -75,7 +74,7 @@ async def _to_stdout(batch: Batch, *, is_following: bool) -> None:
         while entries := await batch.read(after, block_ms=1 if is_last else 1000):
             after = entries[-1].entry_id
             for entry in entries:
-                sys.stdout.buffer.writelines(output_line(job, result) for job, result in entry.results)
+                sys.stdout.buffer.writelines(output_line(job, result, batch.batch_id) for job, result in entry.results)
             sys.stdout.buffer.flush()
         if is_last:
             return

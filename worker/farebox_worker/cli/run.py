@@ -33,7 +33,6 @@ from farebox_worker.run.follow import Follow
 from farebox_worker.run.job import Ending, MainJob
 from farebox_worker.run.plan import Ask, Plan, Planner
 from farebox_worker.run.screen import Screen
-from farebox_worker.run.tally import Tally
 from farebox_worker.session import Session, open_session
 from farebox_worker.settings import Settings
 from farebox_worker.shop import Shop
@@ -139,15 +138,14 @@ async def _work(  # noqa: PLR0913 - everything a run needs is made above
     known: Any,
 ) -> Ending:
     settings = session.settings
-    place = await places.find(session, known, planner.path)
+    place = await places.find(session, known, planner.path, out)
     batch = Batch(session.redis, place.batch_id, namespace=session.namespace)
     await places.settle_in(session, batch, out, place, screen)
     if flags.budget is not None:
         await session.ledger.set_limit(f"batch:{batch.batch_id}", _nusd(flags.budget))
     await places.handle_changed(batch, out, planner.lines(), screen, is_redo=flags.redo)
-    tally = Tally()
-    follow = Follow(batch, out, on_result=tally.add)
-    feed = Feed(batch, planner.lines(), is_done=out.done.contains, written=lambda: follow.written)
+    follow = Follow(batch, out)
+    feed = Feed(batch, planner.lines(), is_done=out.done.contains, outstanding=follow.outstanding)
     processes = flags.processes if session.server or flags.with_worker else 0
     crew = Crew(
         lambda batch_id: Process(session.redis, settings, shop.routes, only_batch=batch_id, handle_signals=False),
@@ -156,7 +154,7 @@ async def _work(  # noqa: PLR0913 - everything a run needs is made above
         child_environment(settings),
     )
     job = MainJob(
-        batch, out, feed, follow, crew, screen, tally,
+        batch, out, feed, follow, crew, screen,
         total=plan.summary.good,
         retention=settings.retention,
         most_failures=_most_failures(flags.max_failures, plan.summary.good),

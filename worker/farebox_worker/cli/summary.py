@@ -62,7 +62,7 @@ def print_ending(ending: Ending, plan: Plan, out: Path, source: Path) -> None:
     """Tell people how it ended, what it cost, and which command goes on."""
     console = Console(stderr=True, highlight=False)
     tally = ending.tally
-    done = tally.outcomes.total()
+    done = ending.total - ending.left
     console.print(
         f"[bold]{done:,} of {ending.total:,}[/bold] lines in {out}"
         f"  ({ending.wall_s:,.1f} s, batch {ending.batch_id})", soft_wrap=True,
@@ -105,8 +105,9 @@ def _notes(ending: Ending, plan: Plan) -> list[str]:
             notes.append(f"{tally.finishes[finish]:,} answers were {words}.")
     if ending.capped_by_default:
         notes.append(f"{ending.capped_by_default:,} lines named no output cap and got the default (--max-tokens).")
-    for code, (count, example) in sorted(tally.failures.items(), key=lambda item: -item[1][0]):
-        notes.append(f"{count:,} failed, {code}: {example[:200]}")
+    for code, count in tally.failures.most_common(10):
+        if count:
+            notes.append(f"{count:,} failed, {code}: {tally.examples[code][:200]}")
     if tally.outcomes["cancelled"]:
         notes.append(f"{tally.outcomes['cancelled']:,} were cancelled before they were sent.")
     if plan.summary.bad:

@@ -32,6 +32,7 @@ class _Usage(msgspec.Struct):
 
 class _Own(msgspec.Struct, omit_defaults=True, kw_only=True):
     job: str
+    batch: str = ""
     model_ref: str
     tier: Tier
     outcome: Outcome
@@ -58,7 +59,7 @@ _encode = msgspec.json.Encoder().encode
 _check_json = msgspec.json.Decoder(msgspec.Raw).decode
 
 
-def output_line(job_id: str, result: Result) -> bytes:
+def output_line(job_id: str, result: Result, batch_id: str = "") -> bytes:
     """Write a result as one JSON line with its newline.
 
     `response` is null when nothing came back over HTTP, `error` is null when the job succeeded.
@@ -69,7 +70,7 @@ def output_line(job_id: str, result: Result) -> bytes:
         result.custom_id,
         _response(result),
         _error(result),
-        _own(job_id, result),
+        _own(job_id, result, batch_id),
     )
     return _encode(line) + b"\n"
 
@@ -89,9 +90,10 @@ def _error(result: Result) -> _Error | None:
 _ENDED = {"failed": "failed", "cancelled": "was cancelled"}
 
 
-def _own(job_id: str, result: Result) -> _Own:
+def _own(job_id: str, result: Result, batch_id: str) -> _Own:
     return _Own(
         job=job_id,
+        batch=batch_id,
         model_ref=result.model_ref,
         tier=result.tier,
         outcome=result.outcome,

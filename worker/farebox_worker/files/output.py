@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import BinaryIO, Self
 
 from farebox.errors import FareboxError
-from farebox.records import Outcome
 from farebox_worker.files.durable import sync_directory, write_all
 from farebox_worker.files.lock import FLAGS, has_name, open_locked, refuse_unfit
+from farebox_worker.files.tally import Tally
 from farebox_worker.files.written import ForeignFileError, Written, lines_without, note_of, scan
 
 _BUFFER_BYTES = 1 << 20
@@ -96,12 +96,12 @@ class OutputFile:
     @property
     def spent_nusd(self) -> int:
         """What these jobs cost, in nano-dollars."""
-        return self.done.spent_nusd
+        return self.done.tally.cost_nusd
 
     @property
-    def count_by_outcome(self) -> dict[Outcome, int]:
-        """How many jobs ended how."""
-        return dict(self.done.count_by_outcome)
+    def tally(self) -> Tally:
+        """Its lines, counted."""
+        return self.done.tally
 
     def append(self, lines: Iterable[bytes]) -> int:
         """Write lines in one go, leaving out jobs that have theirs already; return how many were written.

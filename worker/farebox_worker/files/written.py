@@ -13,6 +13,7 @@ import msgspec
 from farebox.errors import InputError
 from farebox.records import Outcome
 from farebox_worker.files.table import NameTable
+from farebox_worker.files.tally import Note, Tally
 
 PREFIX = b'{"id":"farebox-'  # how every line of ours begins
 _HEAD_BYTES = 64
@@ -23,16 +24,14 @@ class ForeignFileError(InputError):
     """The file was not written by Farebox."""
 
 
-class Note(msgspec.Struct, frozen=True):
-    """What is read of a line: the job, how it ended, and what it cost in nano-dollars."""
-
-    job: str
-    outcome: Outcome
-    cost_nusd: int
+class _Error(msgspec.Struct):
+    code: str = ""
+    message: str = ""
 
 
 class _OwnLine(msgspec.Struct):
     farebox: Note
+    error: _Error | None = None
 
 
 _decode = msgspec.json.Decoder(_OwnLine).decode
@@ -41,17 +40,25 @@ _decode = msgspec.json.Decoder(_OwnLine).decode
 def note_of(line: bytes) -> Note | None:
     """Read the note of a complete line; None when it is no line of ours."""
     try:
-        return _decode(line).farebox
+        own = _decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+    if own.error:
+        return msgspec.structs.replace(own.farebox, error_code=own.error.code, error_message=own.error.message)
+    return own.farebox
 
 
 class Written:
-    """The jobs that have their line, in 12 bytes a slot. What was added last can be forgotten until it is kept."""
+    """The jobs that have their line, in 12 bytes a slot. What was added last can be forgotten until it is kept.
+
+    Attributes:
+        tally: the lines, counted.
+        batch: the batch of the newest line, "" when there is none.
+    """
 
     def __init__(self) -> None:
-        self.spent_nusd = 0
-        self.count_by_outcome: dict[Outcome, int] = dict.fromkeys(_OUTCOMES, 0)
+        self.tally = Tally()
+        self.batch = ""
         self._kept = NameTable()
         self._fresh: dict[str, Note] = {}
 
@@ -77,7 +84,8 @@ class Written:
         if self.contains(note.job):
             return False
         self._fresh[note.job] = note
-        self._count(note, 1)
+        self.tally.count(note)
+        self.batch = note.batch or self.batch
         return True
 
     def keep(self) -> None:
@@ -89,12 +97,9 @@ class Written:
     def forget(self) -> None:
         """Undo what was added since it was last kept."""
         for note in self._fresh.values():
-            self._count(note, -1)
+            self.tally.count(note, -1)
         self._fresh.clear()
 
-    def _count(self, note: Note, by: int) -> None:
-        self.spent_nusd += by * note.cost_nusd
-        self.count_by_outcome[note.outcome] += by
 
 
 def scan(file: BinaryIO, path: object) -> tuple[Written, int]:

@@ -21,25 +21,24 @@ class Feed:
         batch: where to.
         lines: the file's lines; bad ones and done ones are passed over.
         is_done: tells whether a job id has its line in OUT.
-        written: how many jobs of this run have been written to OUT since it began.
+        outstanding: job ids that were submitted and have no line yet; whoever writes their lines takes them out.
 
     Attributes:
-        sent: jobs handed to the bus by this run, existing ones included.
-        total: good lines seen so far; all of them once `finished`.
+        sent: jobs handed to the bus by this run, those included that it knew already.
+        done: lines that were passed over because they have their answer.
     """
 
     def __init__(
-        self, batch: Batch, lines: Iterable[Line], *, is_done: Callable[[str], bool], written: Callable[[], int]
+        self, batch: Batch, lines: Iterable[Line], *, is_done: Callable[[str], bool], outstanding: set[str]
     ) -> None:
         self._batch = batch
         self._lines = lines
         self._is_done = is_done
-        self._written = written
+        self._outstanding = outstanding
         self._bytes = 0
         self._numbers: dict[str, int] = {}
         self.sent = 0
-        self.total = 0
-        self.finished = False
+        self.done = 0
 
     async def run(self) -> None:
         """Submit everything. Raises: InputError naming the lines whose body changed since they were submitted."""
@@ -48,26 +47,31 @@ class Feed:
         for line in self._open_lines():
             assert line.job is not None  # noqa: S101 - _open_lines passes bad lines over
             chunk.append(line.job)
-            self._numbers[self._batch.job_id(line.job.custom_id)] = line.number
             size += len(line.job.body)
             if len(chunk) >= CHUNK_JOBS or size >= CHUNK_BYTES:
                 await self._submit(chunk, size)
                 chunk, size = [], 0
         if chunk:
             await self._submit(chunk, size)
-        self.finished = True
 
     def _open_lines(self) -> Iterator[Line]:
         for line in self._lines:
             if line.job is None:
                 continue
-            self.total += 1
-            if not self._is_done(self._batch.job_id(line.job.custom_id)):
-                yield line
+            job_id = self._batch.job_id(line.job.custom_id)
+            if self._is_done(job_id):
+                self.done += 1
+                continue
+            self._numbers[job_id] = line.number
+            yield line
 
     async def _submit(self, chunk: list[Job], size: int) -> None:
         while self._is_full(size):
             await asyncio.sleep(0.02)
+        answered = {job_id for job_id in self._numbers if self._is_done(job_id)}  # while this waited for room
+        self.done += len(answered)
+        chunk = [job for job in chunk if self._batch.job_id(job.custom_id) not in answered]
+        self._outstanding.update(self._numbers.keys() - answered)  # first: an answer may come at once
         try:
             await self._batch.submit(chunk)
         except JobConflictError as error:
@@ -83,8 +87,8 @@ class Feed:
         await asyncio.sleep(0)
 
     def _is_full(self, size: int) -> bool:
-        outstanding = self.sent - self._written()
-        if outstanding <= 0:
+        outstanding = len(self._outstanding)
+        if not outstanding:
             return False
         mean = self._bytes / max(1, self.sent)
         return outstanding >= WINDOW_JOBS or outstanding * mean + size > WINDOW_BYTES

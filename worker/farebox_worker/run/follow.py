@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 
 from farebox.batch import Batch, Entry
 from farebox.records import Result
@@ -27,25 +26,23 @@ class Follow:
     Args:
         batch: what to follow.
         out: where to.
-        on_result: told of each result that was written, for the screen.
         deletes: acknowledge what is synced, so that Redis holds a window only.
 
     Attributes:
+        outstanding: jobs that were submitted and have no line yet; `Feed` adds, a written line takes out.
         written: lines this run wrote.
         lost: results that had expired before they were read.
     """
 
-    def __init__(
-        self, batch: Batch, out: OutputFile, *, on_result: Callable[[Result], None], deletes: bool = True
-    ) -> None:
+    def __init__(self, batch: Batch, out: OutputFile, *, deletes: bool = True) -> None:
         self._batch = batch
         self._out = out
-        self._on_result = on_result
         self._deletes = deletes
         self._after = "0-0"
         self._unsynced: list[Entry] = []
         self._unsynced_lines = 0
         self._synced_s = time.monotonic()
+        self.outstanding: set[str] = set()
         self.written = 0
         self.lost = 0
 
@@ -66,9 +63,8 @@ class Follow:
         for entry in entries:
             fresh += [(job, result) for job, result in entry.results if job not in self._out.done]
             self.lost += sum(job not in self._out.done for job in entry.gone)
-        self.written += self._out.append([output_line(job, result) for job, result in fresh])
-        for _, result in fresh:
-            self._on_result(result)
+        self.written += self._out.append([output_line(job, result, self._batch.batch_id) for job, result in fresh])
+        self.outstanding.difference_update(job for entry in entries for job, _ in entry.results)
         self._unsynced += entries
         self._unsynced_lines += len(fresh)
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from farebox.batch import Batch
 from farebox.ledger import Scope
 from farebox_worker.files.output import OutputFile
+from farebox_worker.files.tally import Tally
 from farebox_worker.run.crew import Crew
 from farebox_worker.run.feed import Feed
 from farebox_worker.run.follow import Follow
 from farebox_worker.run.screen import Screen, Sight
-from farebox_worker.run.tally import Tally
 from farebox_worker.settings import RetentionSettings
 
 LOOK_EVERY_S = 0.25
@@ -74,7 +74,6 @@ class MainJob:
         follow: Follow,
         crew: Crew,
         screen: Screen,
-        tally: Tally,
         *,
         total: int,
         retention: RetentionSettings,
@@ -88,9 +87,8 @@ class MainJob:
         self._screen = screen
         self._retention = retention
         self._most_failures = most_failures
-        self._lines_before = out.lines
         self._signals = 0
-        self._ending = Ending(total, tally, batch.batch_id)
+        self._ending = Ending(total, out.tally, batch.batch_id)
 
     async def do(self) -> Ending:
         """Run to the end, the limit or the interruption. Raises: FareboxError when it cannot go on."""
@@ -119,8 +117,8 @@ class MainJob:
 
     @property
     def _done(self) -> int:
-        """Lines of the input that are answered. OUT may hold more: lines that were taken out of the input."""
-        return min(self._ending.total, self._out.lines)
+        """Lines of the input that are answered; OUT may hold more, which were taken out of the input."""
+        return self._feed.done + self._feed.sent - len(self._follow.outstanding)
 
     async def _watch(self, feeding: asyncio.Task[None]) -> None:
         """Write results as they come, until every line is there or nothing can go on."""
@@ -141,7 +139,8 @@ class MainJob:
 
     def _is_over(self, feeding: asyncio.Task[None]) -> bool:
         ending, failed = self._ending, self._ending.tally.outcomes["failed"]
-        if feeding.done() and self._done >= ending.total:
+        if feeding.done() and not self._follow.outstanding:
+            feeding.result()
             return True
         self._crew.check()
         if self._signals and self._crew.is_over:
@@ -162,10 +161,9 @@ class MainJob:
         """Look at the batch, show it, and tell whether nothing can go on without somebody's help."""
         parked, waiting, running = await self._batch.waiting()
         progress = await self._batch.progress()
-        fresh = self._out.lines - self._lines_before
-        total, tally = self._ending.total, self._ending.tally
+        total, tally, written = self._ending.total, self._ending.tally, self._follow.written
         self._screen.show(
-            Sight(self._done, fresh, total, running, parked, progress.scope, tally, self._crew.errors()[-3:])
+            Sight(self._done, written, total, running, parked, progress.scope, tally, self._crew.errors()[-3:])
         )
         if running or still_s < STILL_S:
             return False
@@ -175,6 +173,11 @@ class MainJob:
             return await self._is_parked()
         if waiting:
             self._ending.reason = self._crew.why_unserved(await self._batch.lanes())
+        elif not parked and self._follow.outstanding:
+            self._ending.reason = (
+                f"{len(self._follow.outstanding)} lines were answered before, but their answers are gone from "
+                f"{self._out.path.name}; start again with another -o"
+            )
         return bool(self._ending.reason)
 
     async def _is_parked(self) -> bool:

@@ -28,13 +28,16 @@ def earlier(out: Path) -> Sidecar | None:
     return sidecars.read(sidecar_path(out)) if out.exists() else None
 
 
-async def find(session: Session, known: Sidecar | None, source: Path) -> Sidecar:
-    """The place of this run: the earlier one, with the epoch of the ledger it meets now, or a new batch."""
+async def find(session: Session, known: Sidecar | None, source: Path, out: OutputFile) -> Sidecar:
+    """The place of this run: the earlier one, with the epoch of the ledger it meets now, or a new batch.
+
+    When the sidecar is gone, the lines of OUT still name their batch.
+    """
     epoch = await session.ledger.epoch()
     if known is not None and known.namespace == session.namespace:
         return msgspec.structs.replace(known, epoch=epoch)
     return Sidecar(
-        batch_id=f"run-{secrets.token_hex(6)}",
+        batch_id=out.done.batch or f"run-{secrets.token_hex(6)}",
         epoch=epoch,
         namespace=session.namespace,
         input=str(source.resolve()),

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from farebox.ledger import Scope
 from farebox.money import dollars_from_nusd
-from farebox_worker.run.tally import Tally
+from farebox_worker.files.tally import Tally
 
 PLAIN_EVERY_S = 10.0
 

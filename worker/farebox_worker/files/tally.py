@@ -1,0 +1,83 @@
+"""What an output file holds, counted: outcomes, finishes, tokens and cost by model, failures by cause."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import msgspec
+
+from farebox.records import Finish, Outcome
+
+
+class NotedUsage(msgspec.Struct, frozen=True):
+    """Tokens of a line."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+class Note(msgspec.Struct, frozen=True):
+    """What is read of a line: the job, its batch and model, how it ended, what it cost in nano-dollars."""
+
+    job: str
+    outcome: Outcome
+    cost_nusd: int
+    batch: str = ""
+    model_ref: str = ""
+    finish: Finish = ""
+    usage: NotedUsage = NotedUsage()
+    error_code: str = ""
+    error_message: str = ""
+
+
+@dataclass(slots=True)
+class ModelTally:
+    """One model's part. Money in nano-dollars."""
+
+    jobs: int = 0
+    failed: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_nusd: int = 0
+
+
+@dataclass(slots=True)
+class Tally:
+    """The counts; every note that was counted can be taken out again. `examples` keeps one message per cause."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    finishes: Counter[str] = field(default_factory=Counter)
+    failures: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+    models: dict[str, ModelTally] = field(default_factory=dict)
+
+    def count(self, note: Note, by: int = 1) -> None:
+        """Count a line, or take it out with -1."""
+        self.outcomes[note.outcome] += by
+        if note.finish:
+            self.finishes[note.finish] += by
+        if note.outcome == "failed":
+            self.failures[note.error_code] += by
+            self.examples.setdefault(note.error_code, note.error_message)
+        model = self.models.setdefault(note.model_ref, ModelTally())
+        model.jobs += by
+        model.failed += by * (note.outcome == "failed")
+        model.input_tokens += by * note.usage.input_tokens
+        model.output_tokens += by * note.usage.output_tokens
+        model.cost_nusd += by * note.cost_nusd
+
+    @property
+    def input_tokens(self) -> int:
+        """All input tokens."""
+        return sum(model.input_tokens for model in self.models.values())
+
+    @property
+    def output_tokens(self) -> int:
+        """All output tokens."""
+        return sum(model.output_tokens for model in self.models.values())
+
+    @property
+    def cost_nusd(self) -> int:
+        """All known cost, in nano-dollars."""
+        return sum(model.cost_nusd for model in self.models.values())
