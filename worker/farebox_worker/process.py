@@ -236,7 +236,7 @@ class Process(Worker):
             pause_s = HEAL_S * (0.75 + random.random() / 2)
             if found and found.due_in_s is not None:
                 pause_s = min(pause_s, max(0.001, found.due_in_s))
-            await self._sleep(pause_s, is_idle=bool(asks))
+            await self._sleep(pause_s, is_idle=bool(asks) or not self.in_flight)
 
     def _asks(self) -> list[Ask]:
         asks = []
@@ -262,6 +262,8 @@ class Process(Worker):
             pass
         finally:
             self._idle.clear()
+        if self.only_batch and is_idle:
+            await self._insist(self._learn_lanes)
 
     async def _start(self, jobs: list[Claimed]) -> None:
         """Prepare claimed jobs, admit them, and start a task for each that may be sent."""
@@ -459,7 +461,12 @@ class Process(Worker):
         self._wake.set()
 
     async def _learn_lanes(self) -> None:
-        found = {lane.decode() for lane in await self.pool.smembers(self.keys.lanes)}  # type: ignore[misc]
+        """Learn which lanes there are: all of them, or those of the one batch this process serves."""
+        if self.only_batch:
+            flows = await self.pool.smembers(self.keys.flows(self.only_batch))  # type: ignore[misc]
+            found = {self.keys.parts_of_flow(flow.decode())[2] for flow in flows}
+        else:
+            found = {lane.decode() for lane in await self.pool.smembers(self.keys.lanes)}  # type: ignore[misc]
         if found != self.lanes:
             self.lanes = found
             if self._listener and not self.only_batch:
