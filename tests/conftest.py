@@ -54,7 +54,7 @@ def real_server():
                 try:
                     client.ping()
                     break
-                except Exception:  # noqa: BLE001 - whatever it is, the server is not up yet
+                except Exception:
                     if time.monotonic() > deadline:
                         raise
                     time.sleep(0.02)

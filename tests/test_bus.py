@@ -29,12 +29,29 @@ def scopes(batch):
 
 def finished(claimed, *, amount=0, outcome="succeeded answered", money="actual", result=True):
     envelope = ResultEnvelope(
-        t=1, f="complete", a=(), k={}, et=1, s=True, r=Result(1, claimed.job_id, LANE, "succeeded"),
-        st=1, ft=2, q=claimed.flow, id=claimed.job_id,
+        t=1,
+        f="complete",
+        a=(),
+        k={},
+        et=1,
+        s=True,
+        r=Result(1, claimed.job_id, LANE, "succeeded"),
+        st=1,
+        ft=2,
+        q=claimed.flow,
+        id=claimed.job_id,
     )
     return Settlement(
-        claimed.job_id, claimed.flow, claimed.token, "finish", money, amount, 3, 4,
-        outcome=outcome, result=encode_result(envelope) if result else b"",
+        claimed.job_id,
+        claimed.flow,
+        claimed.token,
+        "finish",
+        money,
+        amount,
+        3,
+        4,
+        outcome=outcome,
+        result=encode_result(envelope) if result else b"",
     )
 
 
@@ -181,7 +198,8 @@ async def test_a_dead_worker_leaves_its_hold_unconfirmed_and_its_job_due(batch):
     await enter(batch, claimed[:1], 100)
     await asyncio.sleep(0.01)
     assert {(end.job_id, end.hold_nusd) for end in await lapse(batch.tongue)} == {
-        (claimed[0].job_id, 100), (claimed[1].job_id, None),
+        (claimed[0].job_id, 100),
+        (claimed[1].job_id, None),
     }
     scope = await batch.ledger.scope()
     assert (scope.held_nusd, scope.unconfirmed_nusd) == (0, 100)

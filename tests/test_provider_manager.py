@@ -9,39 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farebox.errors import ConfigError, CostLimitExceededError, ModelNotFoundError, ProviderConnectionError
+from farebox.ledger import Ledger
 from farebox_worker.providers import ModelCapability, ModelInfo, ModelProvider, ProviderManager, TokenUsage
 from farebox_worker.providers.factory import make_provider
 from farebox_worker.providers.manager import _cost_nusd
 
 
-class MemoryLedger:
-    """The four things the manager asks of a ledger."""
-
-    def __init__(self):
-        self._spent = {"provider": {}, "model": {}}
-        self._total = 0
-
-    async def book(self, *, provider_id, model_ref, cost_nusd, input_tokens, output_tokens):
-        assert isinstance(cost_nusd, int)
-        for kind, name in (("provider", provider_id), ("model", model_ref)):
-            self._spent[kind][name] = self._spent[kind].get(name, 0) + cost_nusd
-        self._total += cost_nusd
-        return self._total
-
-    async def spent(self):
-        return self._total
-
-    async def spent_by(self, kind):
-        return self._spent[kind]
-
-    async def reset(self):
-        self._total = 0
-        self._spent = {kind: dict.fromkeys(names, 0) for kind, names in self._spent.items()}
-
-
 @pytest.fixture
-def ledger():
-    return MemoryLedger()
+def ledger(redis):
+    """The real thing, on an empty server: it counts without having been created."""
+    return Ledger(redis, namespace="farebox")
 
 
 @pytest.fixture

@@ -175,7 +175,14 @@ class Batch:
         keys, batch_id = self.keys, self.batch_id
         scope = f"batch:{batch_id}"
         ids = f"{keys.prefix}ids:{batch_id}"
-        return [keys.batch(batch_id), ids, keys.flows(batch_id), keys.scope(scope), keys.limit(scope), keys.results(batch_id)]
+        return [
+            keys.batch(batch_id),
+            ids,
+            keys.flows(batch_id),
+            keys.scope(scope),
+            keys.limit(scope),
+            keys.results(batch_id),
+        ]
 
     async def progress(self) -> Progress:
         """Count the batch. Raises: InputError when there is no such batch."""
@@ -302,7 +309,9 @@ def _progress(batch_id: str, record: dict[bytes, bytes], scope: Scope) -> Progre
 def _streams(found: object) -> list[list[tuple[bytes, dict[bytes, bytes]]]]:
     """The entries of each stream in an XREAD reply: a list of pairs under RESP2, a dict under RESP3."""
     if isinstance(found, dict):
-        return [entries[0] if len(entries) == 1 and isinstance(entries[0], list) else entries for entries in found.values()]
+        return [
+            entries[0] if len(entries) == 1 and isinstance(entries[0], list) else entries for entries in found.values()
+        ]
     return [entries for _, entries in found]  # type: ignore[attr-defined]
 
 

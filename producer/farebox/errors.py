@@ -128,7 +128,9 @@ class ProviderAccountError(ProviderError):
 class ProviderRateLimitError(ProviderError):
     """Too many requests (429). `retry_after` is in seconds, or None when the provider did not say."""
 
-    def __init__(self, provider_id: str, message: str = "", *, retry_after: float | None = None, **fields: object) -> None:
+    def __init__(
+        self, provider_id: str, message: str = "", *, retry_after: float | None = None, **fields: object
+    ) -> None:
         self.retry_after = retry_after
         super().__init__(provider_id, message, **fields)  # type: ignore[arg-type]  # same keywords as ProviderError
 
@@ -154,10 +156,10 @@ class UntranslatableError(ProviderError):
 
     def __init__(self, provider_id: str, parameters: list[str], message: str = "") -> None:
         self.parameters = parameters
-        names = ", ".join(parameters)
+        names = ",".join(parameters)
         super().__init__(
             provider_id,
-            message or f"{provider_id} cannot take: {names}. Remove it, or allow dropping it with --drop-params {','.join(parameters)}",
+            message or f"{provider_id} cannot take: {names}. Remove it, or allow dropping it: --drop-params {names}",
             sent=False,
         )
 
@@ -165,7 +167,9 @@ class UntranslatableError(ProviderError):
 class ModelNotFoundError(ProviderError):
     """No such model. `model_ref` is what was asked for, `nearest` the known refs most like it."""
 
-    def __init__(self, model_ref: str, nearest: list[str] | None = None, *, provider_id: str = "", reason: str = "") -> None:
+    def __init__(
+        self, model_ref: str, nearest: list[str] | None = None, *, provider_id: str = "", reason: str = ""
+    ) -> None:
         self.model_ref = model_ref
         self.nearest = nearest or []
         hint = f" Did you mean {' or '.join(self.nearest)}?" if self.nearest else ""

@@ -177,15 +177,15 @@ class Keys:
 
     @staticmethod
     def job(job_id: str) -> str:
-        """arq's payload key."""
+        """Arq's payload key."""
         return f"arq:job:{job_id}"
 
     @staticmethod
     def in_progress(job_id: str) -> str:
-        """arq's running key."""
+        """Arq's running key."""
         return f"arq:in-progress:{job_id}"
 
     @staticmethod
     def result(job_id: str) -> str:
-        """arq's result key."""
+        """Arq's result key."""
         return f"arq:result:{job_id}"

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from farebox.errors import NoLedgerError
 from farebox.keys import Keys
-from farebox.scripts import BOOK, CREATE, LIMIT, RESET, Tongue, evaluate
+from farebox.scripts import BOOK, CREATE, LIMIT, RESET, Argument, Tongue, evaluate
 
 GLOBAL = "global"
 
@@ -120,7 +120,7 @@ class Ledger:
     ) -> int:
         """Count a call made outside the bus; return the global total spent. Works without a ledger."""
         scopes = (GLOBAL, f"provider:{provider_id}", f"model:{model_ref}")
-        arguments = [self.keys.prefix, cost_nusd, input_tokens, output_tokens, *scopes]
+        arguments: list[Argument] = [self.keys.prefix, cost_nusd, input_tokens, output_tokens, *scopes]
         _, total = await evaluate(self.redis, BOOK, [self.keys.ledger], arguments)
         return int(total)
 

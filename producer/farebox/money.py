@@ -12,7 +12,7 @@ NUSD_PER_USD = 1_000_000_000
 MAX_NUSD = 2**53 - 1  # Lua's numbers are doubles: exact up to here ($9,007,199)
 
 
-def nusd_from_usd(usd: Decimal | float | str | int) -> int:
+def nusd_from_usd(usd: Decimal | float | str) -> int:
     """Turn dollars into nano-dollars, rounding up.
 
     Floats are read by their shortest text (0.1 is 0.1).
@@ -32,7 +32,7 @@ def usd_from_nusd(nusd: int) -> float:
     return nusd / NUSD_PER_USD
 
 
-def pusd_per_token(usd_per_mtok: Decimal | float | str | int) -> int:
+def pusd_per_token(usd_per_mtok: Decimal | float | str) -> int:
     """Turn a rate in USD per million tokens into pico-dollars per token, rounding up."""
     return int((Decimal(str(usd_per_mtok)) * 1_000_000).to_integral_value(rounding=ROUND_CEILING))
 
@@ -49,7 +49,7 @@ def dollars(usd: float | Decimal) -> str:
     amount = abs(amount)
     if amount == 0 or amount >= 1:
         return f"{sign}${amount:,.2f}"
-    text = f"{amount:.6f}".rstrip("0")
+    text = f"{amount:.9f}".rstrip("0")
     whole, _, cents = text.partition(".")
     return f"{sign}${whole}.{cents.ljust(2, '0')}"
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from typing import Any
+from typing import Any, cast
 
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, ResponseError
@@ -24,14 +24,14 @@ Argument = str | bytes | int
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """One Lua verb: its name, its whole source, and the SHA that names it on the server."""
+    """One Lua verb: its name, its whole text, and the SHA that names it on the server."""
 
     name: str
-    source: bytes
+    text: str
     sha: str = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sha", hashlib.sha1(self.source, usedforsecurity=False).hexdigest())
+        object.__setattr__(self, "sha", hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest())
 
 
 SHARED = files("farebox") / "lua"
@@ -39,8 +39,8 @@ SHARED = files("farebox") / "lua"
 
 def load(name: str, *before: str, folder: Traversable = SHARED) -> Script:
     """Read `name`.lua of a folder, with the named files of `farebox/lua` before it."""
-    parts = [(SHARED / f"{part}.lua").read_bytes() for part in before]
-    return Script(name, b"\n".join([*parts, (folder / f"{name}.lua").read_bytes()]))
+    parts = [(SHARED / f"{part}.lua").read_text("utf-8") for part in before]
+    return Script(name, "\n".join([*parts, (folder / f"{name}.lua").read_text("utf-8")]))
 
 
 CREATE = load("create")
@@ -54,9 +54,9 @@ CANCEL = load("cancel", "prelude")
 async def evaluate(redis: Redis, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
     """Run a script by its SHA; load it first if the server does not know it."""
     try:
-        return await redis.evalsha(script.sha, len(keys), *keys, *arguments)  # type: ignore[no-untyped-call,arg-type]
+        return await cast("Any", redis.evalsha(script.sha, len(keys), *keys, *cast("list[str]", arguments)))
     except NoScriptError:
-        return await redis.eval(script.source, len(keys), *keys, *arguments)  # type: ignore[no-untyped-call,arg-type]
+        return await cast("Any", redis.eval(script.text, len(keys), *keys, *cast("list[str]", arguments)))
 
 
 class Tongue:

@@ -92,9 +92,7 @@ async def send(attempt: Attempt, *, timeout_s: float, max_attempts: int) -> tupl
     except asyncio.CancelledError:
         return _retry(attempt, "unconfirmed", "worker stopped", 0.0, counted=True), None
     except ProviderError as error:
-        verdict = judge(
-            error, attempts=attempt.number, doubts=attempt.claimed.doubts, max_attempts=max_attempts
-        )
+        verdict = judge(error, attempts=attempt.number, doubts=attempt.claimed.doubts, max_attempts=max_attempts)
         return _failed(attempt, error, verdict, started), verdict
     return _answered(attempt, reply, started), None
 
@@ -123,9 +121,13 @@ def refuse(
         tier=job.tier if job else "standard",
     )
     payload = _dictionary(claimed, envelope, result, claimed.attempts, time.time(), is_success=False)
-    return Settlement(
-        claimed.job_id, claimed.flow, claimed.token, "finish", "release", outcome=outcome, result=payload
-    )
+    return Settlement(claimed.job_id, claimed.flow, claimed.token, "finish", "release", outcome=outcome, result=payload)
+
+
+def cancelled(attempt: Attempt) -> Settlement:
+    """Finish an attempt whose batch was cancelled before it was sent."""
+    message = "the batch was cancelled before this job was sent"
+    return refuse(attempt.claimed, "cancelled", message, attempt.envelope, outcome="cancelled")
 
 
 def broken(attempt: Attempt, error: Exception) -> Settlement:

@@ -75,7 +75,9 @@ async def _prepare_ledger(session: Session, *, creates: bool) -> None:
         limit = (await ledger.scope()).limit_nusd
         if stated is not None and limit != nusd_from_usd(stated):
             actual = "no limit" if limit is None else dollars_from_nusd(limit)
-            log.warning("[budget] limit_usd says %s, the server's ledger %s: the server's counts", dollars(stated), actual)
+            log.warning(
+                "[budget] limit_usd says %s, the server's ledger %s: the server's counts", dollars(stated), actual
+            )
         return
     if creates:
         await ledger.create()

@@ -9,15 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import ResponseError
 
 from farebox.errors import LedgerError
 from farebox.scripts import Tongue
 from farebox_worker.bus.settle import Settlement, settle
+from farebox_worker.outage import Outage
 
 log = logging.getLogger(__name__)
 
@@ -31,26 +30,34 @@ class Settler:
 
     Args:
         tongue: where to settle.
+        outage: told when the server is away.
         results_ttl_ms: how long results are kept.
         on_settled: told of each acknowledged settlement and its word ("done", "money", "repeat").
     """
 
     def __init__(
-        self, tongue: Tongue, *, results_ttl_ms: int, on_settled: Callable[[Settlement, str], None]
+        self, tongue: Tongue, outage: Outage, *, results_ttl_ms: int, on_settled: Callable[[Settlement, str], None]
     ) -> None:
         self._tongue = tongue
+        self._outage = outage
         self._results_ttl_ms = results_ttl_ms
         self._on_settled = on_settled
         self._queue: deque[Settlement] = deque()
         self._filled = asyncio.Event()
-        self._away = False
-        self.pending = 0
+        self._pending = 0
+        self._empty = asyncio.Event()
+        self._empty.set()
 
     def put(self, settlement: Settlement) -> None:
         """Take over a settlement; it will be written."""
         self._queue.append(settlement)
-        self.pending += 1
+        self._pending += 1
+        self._empty.clear()
         self._filled.set()
+
+    async def flushed(self) -> None:
+        """Wait until everything that was put is acknowledged."""
+        await self._empty.wait()
 
     async def run(self) -> None:
         """Write settlements until cancelled. Raises: LedgerError when the ledger is lost; the queue is kept."""
@@ -78,31 +85,18 @@ class Settler:
         return group
 
     async def _settle(self, group: list[Settlement]) -> None:
-        delay_s = 0.05
-        while True:
-            try:
-                words = await settle(self._tongue, group, results_ttl_ms=self._results_ttl_ms)
-                break
-            except ResponseError as error:
-                if len(group) > 1:
-                    log.error("settling %d attempts together failed (%s): one by one", len(group), error)
-                    for settlement in group:
-                        await self._settle([settlement])
-                    return
-                self._say_away(error, len(group))
-            except (RedisError, OSError) as error:
-                self._say_away(error, len(group))
-            await asyncio.sleep(delay_s)
-            delay_s = min(2.0, delay_s * 2)
-        if self._away:
-            self._away = False
-            log.warning("Redis is back: settling goes on")
-        self.pending -= len(group)
+        def verb() -> Awaitable[list[str]]:
+            return settle(self._tongue, group, results_ttl_ms=self._results_ttl_ms)
+
+        try:
+            words = await self._outage.insist(verb, unless=ResponseError if len(group) > 1 else ())
+        except ResponseError as error:
+            log.error("settling %d attempts together failed (%s): one by one", len(group), error)  # noqa: TRY400
+            for settlement in group:
+                await self._settle([settlement])
+            return
+        self._pending -= len(group)
+        if not self._pending:
+            self._empty.set()
         for settlement, word in zip(group, words, strict=True):
             self._on_settled(settlement, word)
-
-    def _say_away(self, error: Exception, waiting: int) -> None:
-        if not self._away:
-            self._away = True
-            reason = str(error) or type(error).__name__
-            log.warning("Redis does not settle (%s): %d finished attempts are kept until it does", reason, waiting)

@@ -23,6 +23,4 @@ async def lapse(tongue: Tongue, *, dead: bool = False, batch: str = "") -> list[
     Raises: LedgerError; redis errors pass through.
     """
     answer = await tongue.say(LAPSE, "1" if dead else "", batch)
-    return [
-        Lapsed(answer[i].decode(), int(answer[i + 1]) if answer[i + 1] else None) for i in range(1, len(answer), 2)
-    ]
+    return [Lapsed(answer[i].decode(), int(answer[i + 1]) if answer[i + 1] else None) for i in range(1, len(answer), 2)]

@@ -30,7 +30,14 @@ async def _batches(settings: Settings, *, as_json: bool) -> None:
         print_json({"batches": [_progress_json(one) for one in found]})
         return
     rows = [
-        (one.batch_id, one.name, _state(one), f"{one.finished:,}/{_total(one)}", f"{one.failed:,}", money_line(one.scope))
+        (
+            one.batch_id,
+            one.name,
+            _state(one),
+            f"{one.finished:,}/{_total(one)}",
+            f"{one.failed:,}",
+            money_line(one.scope),
+        )
         for one in found
     ]
     print_table(("batch", "input", "state", "done", "failed", "money"), rows)
@@ -53,7 +60,9 @@ async def _status(settings: Settings, name: str, *, as_json: bool) -> None:
         blocked = await batch.parked()
     if as_json:
         state = {"parked": parked, "waiting": waiting, "running": running}
-        limits = [{"flow": flow, "scope": scope, "need_nusd": need, "need_usd": need / 1e9} for flow, scope, need in blocked]
+        limits = [
+            {"flow": flow, "scope": scope, "need_nusd": need, "need_usd": need / 1e9} for flow, scope, need in blocked
+        ]
         print_json(_progress_json(progress) | state | {"blocked": limits})
         return
     click.echo(f"{progress.batch_id} ({progress.name}): {_state(progress)}")

@@ -103,7 +103,13 @@ async def _cost(settings: Settings, *, as_json: bool) -> None:
         return
     click.echo(money_line(overall))
     rows = [
-        (name, f"{scope.calls:,}", f"{scope.input_tokens:,}", f"{scope.output_tokens:,}", dollars_from_nusd(scope.spent_nusd))
+        (
+            name,
+            f"{scope.calls:,}",
+            f"{scope.input_tokens:,}",
+            f"{scope.output_tokens:,}",
+            dollars_from_nusd(scope.spent_nusd),
+        )
         for name, scope in models.items()
     ]
     print_table(("model", "calls", "tokens in", "tokens out", "cost"), rows)

@@ -29,7 +29,9 @@ def common(command: F) -> F:
     with_settings.__name__ = command.__name__
     with_settings.__doc__ = command.__doc__
     with_settings.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
-    wrapped = click.option("--redis", metavar="URL", help="A shared Redis instead of the embedded server.")(with_settings)
+    wrapped = click.option("--redis", metavar="URL", help="A shared Redis instead of the embedded server.")(
+        with_settings
+    )
     wrapped = click.option(
         "--data-dir", type=click.Path(path_type=Path, file_okay=False), help="Directory of the embedded server."
     )(wrapped)

@@ -110,8 +110,14 @@ async def _run(settings: Settings, source: Path, flags: Flags, *, as_json: bool)
     known = places.earlier(out_path)
     settings = _at_the_earlier_place(settings, known)
     ask = Ask(
-        source, flags.model, flags.provider, flags.max_tokens, flags.tier, flags.tags,
-        tuple(name.strip() for name in flags.drop_params.split(",") if name.strip()), flags.first,
+        source,
+        flags.model,
+        flags.provider,
+        flags.max_tokens,
+        flags.tier,
+        flags.tags,
+        tuple(name.strip() for name in flags.drop_params.split(",") if name.strip()),
+        flags.first,
     )
     async with Shop(settings) as shop:
         await shop.discover(flags.model)
@@ -134,7 +140,13 @@ async def _run(settings: Settings, source: Path, flags: Flags, *, as_json: bool)
 
 
 async def _work(  # noqa: PLR0913 - everything a run needs is made above
-    session: Session, shop: Shop, planner: Planner, plan: Plan, out: OutputFile, screen: Screen, flags: Flags,
+    session: Session,
+    shop: Shop,
+    planner: Planner,
+    plan: Plan,
+    out: OutputFile,
+    screen: Screen,
+    flags: Flags,
     known: Any,
 ) -> Ending:
     settings = session.settings
@@ -154,7 +166,12 @@ async def _work(  # noqa: PLR0913 - everything a run needs is made above
         child_environment(settings),
     )
     job = MainJob(
-        batch, out, feed, follow, crew, screen,
+        batch,
+        out,
+        feed,
+        follow,
+        crew,
+        screen,
         total=plan.summary.good,
         retention=settings.retention,
         most_failures=_most_failures(flags.max_failures, plan.summary.good),

@@ -104,7 +104,13 @@ _SAFE = _SafeTable()
 
 
 async def _submit(  # noqa: PLR0913 - what a submit takes
-    settings: Settings, name: str, source: Path, jobs: Iterator[Job], budget: float | None, priority: int, *,
+    settings: Settings,
+    name: str,
+    source: Path,
+    jobs: Iterator[Job],
+    budget: float | None,
+    priority: int,
+    *,
     as_json: bool,
 ) -> None:
     async with open_session(settings) as session:

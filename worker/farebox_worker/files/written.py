@@ -101,7 +101,6 @@ class Written:
         self._fresh.clear()
 
 
-
 def scan(file: BinaryIO, path: object) -> tuple[Written, int]:
     """Read a file of ours from its start; return what it holds and its length up to the last complete line.
 

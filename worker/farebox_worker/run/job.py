@@ -153,9 +153,7 @@ class MainJob:
 
     async def _seal(self) -> None:
         submitted = (await self._batch.progress()).submitted
-        await self._batch.seal(
-            submitted, ids_days=self._retention.ids_days, results_days=self._retention.results_days
-        )
+        await self._batch.seal(submitted, ids_days=self._retention.ids_days, results_days=self._retention.results_days)
 
     async def _is_stuck(self, *, still_s: float) -> bool:
         """Look at the batch, show it, and tell whether nothing can go on without somebody's help."""

@@ -94,7 +94,9 @@ class Planner:
             summary.add(line)
             if tell:
                 tell()
-        return Plan(summary, self._costs[0], self._costs[1], self._is_paid, frozenset(self._unpriced), frozenset(self._pretend))
+        return Plan(
+            summary, self._costs[0], self._costs[1], self._is_paid, frozenset(self._unpriced), frozenset(self._pretend)
+        )
 
     def _resolve(self, name: str, provider: str | None) -> Entry:
         return self._catalogue.resolve(name, provider=provider)

@@ -1,0 +1,236 @@
+"""From a claim to a settlement: claims jobs over all lanes, admits them, sends each as a task, heeds its failures.
+
+Nothing is sent that was not admitted. A slot is free again only when its settle is acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import secrets
+import time
+
+from redis.exceptions import RedisError
+
+from farebox.errors import LedgerError
+from farebox.scripts import Tongue
+from farebox_worker import attempt as attempts
+from farebox_worker.attempt import Attempt
+from farebox_worker.bus.admit import Fare, admit
+from farebox_worker.bus.claim import Ask, Claimed, Claims, claim
+from farebox_worker.bus.pause import pause
+from farebox_worker.bus.settle import Settlement
+from farebox_worker.doorbells import Doorbells
+from farebox_worker.failures import Verdict
+from farebox_worker.outage import Outage
+from farebox_worker.routes import Route, Routes
+from farebox_worker.settings import Settings
+from farebox_worker.settler import Settler
+
+log = logging.getLogger(__name__)
+
+HEAL_S = 3.0  # a lost doorbell is found by then, jittered
+MOST_PER_CLAIM = 256
+
+
+class Dispatch:
+    """The work of one process.
+
+    Args:
+        tongue: speaks to the bus.
+        outage: what is known of the server's absence.
+        settings: what farebox.toml says.
+        routes: which lanes can be served.
+        only_batch: serve this batch and nothing else, or "".
+
+    Attributes:
+        lanes: every lane there is to serve.
+        running: attempts that are admitted and not settled, by token.
+        sending: the tasks of calls in flight, by token.
+        last_error: the newest failure of a call, per lane, for people.
+        complete, failed, retried: attempts settled so.
+    """
+
+    def __init__(self, tongue: Tongue, outage: Outage, settings: Settings, routes: Routes, *, only_batch: str) -> None:
+        self._tongue = tongue
+        self._outage = outage
+        self._worker = settings.worker
+        self._routes = routes
+        self._only_batch = only_batch
+        self._in_flight: dict[str, int] = {}
+        self.lanes: set[str] = set()
+        self.running: dict[str, Attempt] = {}
+        self.sending: dict[str, asyncio.Task[None]] = {}
+        self.last_error: dict[str, str] = {}
+        self.complete = self.failed = self.retried = 0
+        self._is_stopping = False
+        self.bells = Doorbells(tongue, outage, only_batch=only_batch, lanes=self.served)
+        self.settler = Settler(
+            tongue,
+            outage,
+            results_ttl_ms=int(settings.retention.results_days * 86_400_000),
+            on_settled=self._on_settled,
+        )
+
+    @property
+    def in_flight(self) -> int:
+        """Attempts claimed and not yet settled."""
+        return sum(self._in_flight.values())
+
+    def served(self) -> list[str]:
+        """The lanes this process has a route for."""
+        return [lane for lane in self.lanes if self._routes.find(lane)]
+
+    async def learn_lanes(self) -> None:
+        """Learn which lanes there are: all of them, or those of the one batch this process serves."""
+        redis, keys = self._tongue.redis, self._tongue.keys
+        if self._only_batch:
+            flows = await redis.smembers(keys.flows(self._only_batch))  # type: ignore[misc]
+            found = {keys.parts_of_flow(flow.decode())[2] for flow in flows}
+        else:
+            found = {lane.decode() for lane in await redis.smembers(keys.lanes)}  # type: ignore[misc]
+        if found != self.lanes:
+            self.lanes = found
+            if not self._only_batch:
+                self.bells.stop_listening()
+
+    # --- claim and admit ----------------------------------------------------------------------------------------
+
+    async def serve(self, *, until_empty: bool = False) -> None:
+        """Claim what there are free slots for; sleep until a bell, a freed slot, a due job or the heal poll.
+
+        With `until_empty` it ends when nothing is left to do.
+        """
+        while not self._is_stopping:
+            self.bells.quiet()
+            asks = self._asks()
+            found = await self._claim(asks) if asks else Claims([], None)
+            if found.jobs:
+                await self._start(found.jobs)
+                continue
+            if until_empty and not self.in_flight and found.due_in_s is None:
+                return
+            has_room = bool(asks) or not self.in_flight
+            pause_s = HEAL_S * (0.75 + random.random() / 2)
+            if found.due_in_s is not None:
+                pause_s = min(pause_s, max(0.001, found.due_in_s))
+            await self.bells.sleep(pause_s, has_room=has_room)
+            if self._only_batch and has_room:
+                await self._outage.insist(self.learn_lanes)
+
+    def stop(self) -> None:
+        """Claim nothing more; what was claimed and not admitted goes back at once."""
+        self._is_stopping = True
+        self.bells.ring()
+
+    def _asks(self) -> list[Ask]:
+        asks = []
+        for lane in self.lanes:
+            route = self._routes.find(lane)
+            slots = min(self._worker.concurrency - self._in_flight.get(lane, 0), MOST_PER_CLAIM)
+            if route is not None and slots > 0:
+                asks.append(Ask(lane, slots, route.entry.max_concurrency or 0))
+        return asks
+
+    async def _claim(self, asks: list[Ask]) -> Claims:
+        name = secrets.token_urlsafe(9)  # the same one when it is sent again: then the same jobs come
+        lease_ms = int(self._worker.lease_s * 1000)
+        return await self._outage.insist(
+            lambda: claim(self._tongue, asks, lease_ms=lease_ms, only_batch=self._only_batch, name=name)
+        )
+
+    async def _start(self, jobs: list[Claimed]) -> None:
+        """Prepare claimed jobs, admit them, and start a task for each that may be sent."""
+        deadline = time.monotonic() + self._worker.lease_s
+        ready: list[Attempt] = []
+        for claimed in jobs:
+            made = self._prepare(claimed, deadline)
+            if isinstance(made, Attempt):
+                ready.append(made)
+            else:
+                self.settler.put(made)
+        if self._is_stopping:
+            for one in ready:
+                self.settler.put(attempts.hand_back(one))
+            return
+        if not ready:
+            return
+        fares = [Fare(one.claimed, one.hold_nusd, one.scopes) for one in ready]
+        verdicts = await self._outage.insist(lambda: admit(self._tongue, fares))
+        for one, verdict in zip(ready, verdicts, strict=True):
+            self._admitted(one, verdict.word)
+
+    def _prepare(self, claimed: Claimed, deadline: float) -> Attempt | Settlement:
+        _, batch_id, lane = self._tongue.keys.parts_of_flow(claimed.flow)
+        self._in_flight[lane] = self._in_flight.get(lane, 0) + 1
+        route = self._routes.find(lane)
+        if route is None:  # its provider was stopped between the claim and here
+            return Settlement(claimed.job_id, claimed.flow, claimed.token, "return", "release", due=claimed.score)
+        try:
+            return attempts.prepare(claimed, batch_id, route, deadline=deadline)
+        except Exception as error:  # a payload must never kill a worker
+            log.exception("preparing %s of %s failed", claimed.job_id, lane)
+            return attempts.refuse(claimed, "unprepared", f"{type(error).__name__} while preparing the request")
+
+    def _admitted(self, one: Attempt, word: str) -> None:
+        if word == "ok":
+            self.running[one.claimed.token] = one
+            self.sending[one.claimed.token] = asyncio.create_task(self._send(one))
+        elif word == "cancelled":
+            self.settler.put(attempts.cancelled(one))
+        elif word == "unpriced":
+            ref = one.route.entry.model_ref
+            message = f'no price is known for {ref}, and a budget applies: state one under [models."{ref}"]'
+            self.settler.put(attempts.refuse(one.claimed, "no_price", message, one.envelope))
+        else:  # no_room: it is back in its place; lost: it is somebody else's
+            self._free(one.claimed.flow)
+
+    # --- send and settle ----------------------------------------------------------------------------------------
+
+    async def _send(self, one: Attempt) -> None:
+        try:
+            settlement, verdict = await attempts.send(
+                one, timeout_s=self._worker.request_timeout_s, max_attempts=self._worker.max_attempts
+            )
+        except Exception as error:  # an adapter's bug: the call may have been sent, so its money stays owed
+            log.exception("sending %s failed", one.claimed.job_id)
+            settlement, verdict = attempts.broken(one, error), None
+        self.sending.pop(one.claimed.token, None)
+        self.settler.put(settlement)
+        if verdict is not None:
+            await self._heed(one.route, verdict)
+
+    async def _heed(self, route: Route, verdict: Verdict) -> None:
+        """Do what a failure means for others: pause the lane or the provider, or stop serving it here."""
+        self.last_error[route.lane] = verdict.message
+        provider_id = route.entry.provider_id
+        if verdict.action == "stop_provider":
+            if self._routes.stop(provider_id, verdict.message):
+                log.error("provider %s is not served here any more: %s", provider_id, verdict.message)
+        elif verdict.action == "pause_lane":
+            await self._pause(route.lane, verdict)
+        elif verdict.action == "pause_provider":
+            for lane in [lane for lane in self.lanes if lane.partition(":")[0] == provider_id]:
+                await self._pause(lane, verdict)
+
+    async def _pause(self, lane: str, verdict: Verdict) -> None:
+        try:
+            await pause(self._tongue, lane, seconds=verdict.delay_s or 1.0, why=verdict.failure_class)
+        except (RedisError, OSError, LedgerError) as error:
+            log.warning("lane %s could not be paused: %s", lane, error)
+
+    def _on_settled(self, settlement: Settlement, word: str) -> None:
+        self.running.pop(settlement.token, None)
+        self._free(settlement.flow)
+        if settlement.action == "retry":
+            self.retried += 1
+        elif settlement.action == "finish" and word == "done":
+            if settlement.outcome.startswith("succeeded"):
+                self.complete += 1
+            else:
+                self.failed += 1
+
+    def _free(self, flow: str) -> None:
+        self._in_flight[self._tongue.keys.parts_of_flow(flow)[2]] -= 1
+        self.bells.ring()

@@ -1,0 +1,103 @@
+"""How a process hears that there is work: doorbells while it has free slots, control messages always.
+
+A doorbell token wakes exactly one idle process of the fleet; one that is taken by a process that became busy is put
+back. What is lost (a dead process, a lost connection) the heal poll finds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+
+from redis.exceptions import RedisError
+
+from farebox.scripts import Tongue
+from farebox_worker.outage import Outage
+
+BELL_WAIT_S = 5
+AGAIN_S = 0.5
+
+
+class Doorbells:
+    """The ears of one process.
+
+    Args:
+        tongue: its server and keys; each of the two loops holds one connection.
+        only_batch: listen to this batch's bell alone, or "" for the lanes'.
+        lanes: the lanes that are served now.
+        outage: told when the server is away.
+    """
+
+    def __init__(self, tongue: Tongue, outage: Outage, *, only_batch: str, lanes: Callable[[], Iterable[str]]) -> None:
+        self._redis = tongue.redis
+        self._keys = tongue.keys
+        self._outage = outage
+        self._only_batch = only_batch
+        self._lanes = lanes
+        self._rung = asyncio.Event()
+        self._has_room = asyncio.Event()
+        self._listener: asyncio.Task[None] | None = None
+
+    def ring(self) -> None:
+        """Wake the process from within: a slot is free, or something changed."""
+        self._rung.set()
+
+    def quiet(self) -> None:
+        """Forget rings that are older than the claim that is about to be made."""
+        self._rung.clear()
+
+    async def sleep(self, seconds: float, *, has_room: bool) -> None:
+        """Wait for a ring, at most so long; with `has_room` listen to the fleet's bells too."""
+        if has_room:
+            if self._listener is None or self._listener.done():
+                self._listener = asyncio.create_task(self._listen())
+            self._has_room.set()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._rung.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self._has_room.clear()
+
+    def stop_listening(self) -> None:
+        """Stop, or start anew at the next sleep because the lanes changed."""
+        if self._listener:
+            self._listener.cancel()
+            self._listener = None
+
+    async def _listen(self) -> None:
+        while True:
+            await self._has_room.wait()
+            bells = self._bells()
+            try:
+                heard = await self._redis.blpop(bells, timeout=BELL_WAIT_S) if bells else None  # type: ignore[misc]
+                if not bells:
+                    await asyncio.sleep(AGAIN_S)
+                if heard and not self._has_room.is_set():
+                    await self._redis.rpush(heard[0], heard[1])  # type: ignore[misc]
+                elif heard:
+                    self.ring()
+            except (RedisError, OSError) as error:
+                self._outage.begin(error)
+                await asyncio.sleep(AGAIN_S)
+
+    def _bells(self) -> list[str]:
+        if self._only_batch:
+            return [self._keys.batch_bell(self._only_batch)]
+        return [self._keys.lane_bell(lane) for lane in self._lanes()]
+
+    async def hear_control(self, on_message: Callable[[str], Awaitable[None]]) -> None:
+        """Hear control messages for ever: "lane …", "limit …", "cancel …", "pause …"."""
+        while True:
+            try:
+                async with self._redis.pubsub() as channel:
+                    await channel.subscribe(self._keys.control)
+                    await on_message("hello")
+                    while True:
+                        message = await channel.get_message(ignore_subscribe_messages=True, timeout=None)
+                        if message:
+                            await on_message(message["data"].decode())
+            except (RedisError, OSError) as error:
+                self._outage.begin(error)
+                await asyncio.sleep(AGAIN_S)
