@@ -11,7 +11,8 @@ help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 demo: $(VENV)/.worker ## Run the 200 prompts of examples/ offline, with no key and no Redis
-	$(BIN)/farebox run examples/prompts.jsonl -m echo:echo --budget 1 -o examples/prompts.out.jsonl --data-dir .farebox --overwrite
+	@rm -f examples/prompts.out.jsonl examples/prompts.out.jsonl.farebox
+	$(BIN)/farebox run examples/prompts.jsonl -m echo:echo --budget 1 -o examples/prompts.out.jsonl --data-dir .farebox
 
 test: $(VENV)/.test ## Run the whole test suite
 	$(BIN)/python -m pytest -n auto

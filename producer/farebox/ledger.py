@@ -12,7 +12,6 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from farebox.errors import NoLedgerError
 from farebox.keys import Keys
 from farebox.scripts import BOOK, CREATE, LIMIT, RESET, Argument, Tongue, evaluate
 
@@ -78,13 +77,7 @@ class Ledger:
 
     async def epoch(self) -> str:
         """The ledger's identity. Raises: NoLedgerError."""
-        epoch = await self.redis.hget(self.keys.ledger, "epoch")  # type: ignore[misc]
-        if epoch is None:
-            raise NoLedgerError(
-                f"no ledger in namespace {self.keys.namespace!r} on this server yet: "
-                "create it with `farebox budget set USD` (or `farebox budget off` for no limit)."
-            )
-        return _text(epoch)
+        return await self.tongue.meet()
 
     async def scope(self, name: str = GLOBAL) -> Scope:
         """One scope; all zero when it never counted."""

@@ -73,11 +73,21 @@ class Tongue:
         self.epoch = ""
         self.seq = 0
 
+    async def meet(self) -> str:
+        """Read the ledger's identity and remember it. Raises: NoLedgerError."""
+        epoch = await cast("Any", self.redis.hget(self.keys.ledger, "epoch"))
+        if epoch is None:
+            raise _no_ledger(self.keys.namespace)
+        self.epoch = epoch.decode() if isinstance(epoch, bytes) else str(epoch)
+        return self.epoch
+
     async def say(self, script: Script, *arguments: Argument) -> list[Any]:
-        """Run a verb and return its answer, seq first.
+        """Run a verb and return its answer, seq first. The ledger first met is the one that must answer ever after.
 
         Raises: NoLedgerError, LedgerLostError, BatchClosedError, JobConflictError; redis errors pass through.
         """
+        if not self.epoch:
+            await self.meet()
         try:
             answer: list[Any] = await evaluate(
                 self.redis, script, [self.keys.ledger], [self.keys.prefix, self.epoch, self.seq, *arguments]
@@ -88,19 +98,22 @@ class Tongue:
         return answer
 
 
+def _no_ledger(namespace: str) -> NoLedgerError:
+    return NoLedgerError(
+        f"no ledger in namespace {namespace!r} on this server. If the server is new, create one with "
+        "`farebox budget set USD` (or `farebox budget off` for no limit); if it is not, its data is gone."
+    )
+
+
 def _translated(error: ResponseError, namespace: str) -> Exception:
     word, _, rest = str(error).partition(" ")
     match word:
         case "NOLEDGER":
-            return NoLedgerError(
-                f"no ledger in namespace {namespace!r} on this server. If it is new, create one with "
-                "`farebox budget set USD` (or `farebox budget off`); if it is not, its data is gone: "
-                "see `farebox ledger adopt`."
-            )
+            return _no_ledger(namespace)
         case "LEDGERLOST":
             return LedgerLostError(
                 f"the server's ledger is not the one seen before ({rest}): it lost writes or was replaced. "
-                "Nothing is sent until someone decides; `farebox ledger adopt` goes on deliberately."
+                "Nothing is sent. Compare its totals with the provider's, then start the workers again to go on."
             )
         case "BATCHCLOSED":
             return BatchClosedError(f"the batch takes no new jobs: {rest}")

@@ -1,0 +1,648 @@
+"""A judge of the money: drives the verbs at random and keeps books of its own, in plain dicts and lists.
+
+It shares no arithmetic with the Lua: what a verb must answer is worked out here, one attempt after the other, and
+after every step everything that is in Redis is compared with it, by the table in `farebox.keys`.
+"""
+
+import asyncio
+import time
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from functools import partial
+
+import fakeredis
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from redis import Redis as SyncRedis
+from redis.asyncio import Redis
+
+from farebox.batch import Batch
+from farebox.errors import BatchClosedError, InputError
+from farebox.records import Job
+from farebox_worker.bus.admit import Fare, admit
+from farebox_worker.bus.claim import Ask, Claimed, claim
+from farebox_worker.bus.lapse import lapse
+from farebox_worker.bus.renew import renew
+from farebox_worker.bus.settle import Settlement, settle
+from farebox_worker.bus.sweep import sweep
+
+LANES = ("p:a", "q:b")
+BATCHES = ("b0", "b1", "b2")
+TAGS = ((), ("t0",), ("t0", "t1"), ("t1", "t1"))
+SCOPES = ("global", "batch:b0", "batch:b1", "tag:t0", "tag:t1", "model:p:a", "provider:q")
+HOLDS = (-1, 0, 1, 10, 60, 100, 250)
+TTL = 600_000
+LONG = 600_000
+SEQUENCE_END = 10**12
+
+
+@dataclass(eq=False)
+class Work:
+    """A job, as the judge knows it."""
+
+    id: str
+    batch: str
+    lane: str
+    flow: str
+    tags: tuple[str, ...]
+    due_ms: int
+    outcome: str = ""
+    running: "Try | None" = None
+    attempts: int = 0
+    doubts: int = 0
+    claims: int = 0
+
+    @property
+    def scopes(self):
+        provider = self.lane.partition(":")[0]
+        return ("global", f"batch:{self.batch}", f"provider:{provider}", f"model:{self.lane}", *(f"tag:{t}" for t in self.tags))
+
+
+@dataclass(eq=False)
+class Try:
+    """An attempt. `owed` is where its hold stands: "", "held" or "unconfirmed"."""
+
+    claimed: Claimed
+    work: Work
+    is_short: bool
+    hold: int | None = None
+    owed: str = ""
+    is_settled: bool = False
+    is_gone: bool = False  # it went back or lapsed before it was admitted: nobody settles it
+
+
+@dataclass
+class Books:
+    """What every scope must show."""
+
+    counters: dict[str, Counter] = field(default_factory=lambda: defaultdict(Counter))
+    limits: dict[str, int] = field(default_factory=dict)
+
+    def used(self, scope):
+        return sum(self.counters[scope][kind] for kind in ("spent", "held", "unconfirmed"))
+
+    def room(self, scope):
+        return self.limits[scope] - self.used(scope) if scope in self.limits else None
+
+    def add(self, scopes, **amounts):
+        for scope in dict.fromkeys(scopes):
+            self.counters[scope].update(amounts)
+
+
+class MoneyMachine(RuleBasedStateMachine):
+    """Random verbs against one server; `url` "" is the fake one."""
+
+    def __init__(self, url=""):
+        super().__init__()
+        self.runner = asyncio.Runner()
+        if url:
+            self.eyes = SyncRedis.from_url(url, decode_responses=True)
+            self.redis = Redis.from_url(url)
+        else:
+            server = fakeredis.FakeServer()
+            self.eyes = fakeredis.FakeRedis(server=server, decode_responses=True)
+            self.redis = fakeredis.FakeAsyncRedis(server=server)
+        self.eyes.flushall()
+        self.works: dict[str, Work] = {}
+        self.tries: list[Try] = []
+        self.books = Books()
+        self.batches: dict[str, Batch] = {}
+        self.sealed: set[str] = set()
+        self.cancelled: set[str] = set()
+        self.excused: set[str] = set()
+        self.rooms: dict[str, int | None] = {}
+        self.parking: dict[str, tuple[str, int]] = {}
+        self.reopens = True  # whether this step must reopen what fits
+        self.ticked = False
+        self.last_group: list[Settlement] = []
+        self.last_claim = None
+        self.custom = 0
+
+    def do(self, awaitable):
+        async def act():
+            return await awaitable
+
+        return self.runner.run(act())
+
+    @initialize()
+    def begin(self):
+        for name in BATCHES:
+            self.batches[name] = Batch(self.redis, name)
+        self.do(self.batches["b0"].ledger.create())
+        for batch in self.batches.values():
+            self.do(batch.open())
+        self.tongue = self.batches["b0"].tongue
+
+    def now_ms(self):
+        seconds, micros = self.eyes.time()
+        return seconds * 1000 + micros // 1000
+
+    # --- producers ------------------------------------------------------------------------------------------------
+
+    @rule(
+        name=st.sampled_from(BATCHES), lane=st.sampled_from(LANES), priority=st.sampled_from((0, 0, 5)),
+        count=st.integers(1, 5), tags=st.sampled_from(TAGS), later_ms=st.sampled_from((0, 0, 0, 15, 10**8)),
+    )
+    def submit(self, name, lane, priority, count, tags, later_ms):
+        batch = self.batches[name]
+        due = int(time.time() * 1000) + later_ms if later_ms else 0
+        jobs = [Job(1, f"c{self.custom + n}", lane, "chat", b"{}", tags=tags) for n in range(count)]
+        sending = batch.submit(jobs, priority=priority, not_before_ms=due)
+        if name in self.sealed or name in self.cancelled:
+            try:
+                self.do(sending)
+            except BatchClosedError:
+                return
+            raise AssertionError("a closed batch took jobs")
+        assert self.do(sending).created == count
+        assert self.do(batch.submit(jobs[:1], priority=priority)).existing == 1
+        self.custom += count
+        flow = f"farebox:flow:{priority}:{name}:{lane}"
+        for job in jobs:
+            work = Work(batch.job_id(job.custom_id), name, lane, flow, tags, due)
+            self.works[work.id] = work
+
+    @rule(name=st.sampled_from(BATCHES))
+    def seal(self, name):
+        self.do(self.batches[name].seal(sum(work.batch == name for work in self.works.values())))
+        self.sealed.add(name)
+
+    @precondition(lambda self: self.sealed)
+    @rule(name=st.sampled_from(BATCHES))
+    def open_again(self, name):
+        try:
+            self.do(self.batches[name].open())
+        except InputError:
+            assert name in self.cancelled
+        else:
+            self.sealed.discard(name)
+
+    @rule(name=st.sampled_from(("b1", "b2")), chance=st.integers(0, 3))
+    def cancel(self, name, chance):
+        if chance == 0:
+            assert self.do(self.batches[name].cancel()) == (name not in self.cancelled)
+            self.cancelled.add(name)
+
+    @precondition(lambda self: self.cancelled)
+    @rule()
+    def sweep(self):
+        waiting = [w for w in self.works.values() if w.batch in self.cancelled and not w.outcome and not w.running]
+        swept = self.do(sweep(self.tongue, results_ttl_ms=TTL))
+        assert swept == len(waiting)
+        for work in waiting:
+            work.outcome = "cancelled"
+
+    # --- workers --------------------------------------------------------------------------------------------------
+
+    @rule(
+        asks=st.dictionaries(st.sampled_from(LANES), st.tuples(st.integers(0, 6), st.sampled_from((0, 0, 2, 4))), min_size=1),
+        only=st.sampled_from(("", "", "", "b0", "b1")), is_short=st.booleans(),
+    )
+    def claim(self, asks, only, is_short):
+        self._claim(asks, only=only, is_short=is_short)
+
+    def _claim(self, asks, *, only="", is_short=False):
+        name = f"{len(self.tries):012d}"
+        slots = {}
+        for lane, (free, most) in asks.items():
+            running = sum(w.running is not None for w in self.works.values() if w.lane == lane)
+            slots[lane] = max(0, min(free, most - running) if most else free)
+        before = self.now_ms()
+        waiting = [w for w in self.works.values() if not w.outcome and not w.running]
+        parked = set(self.eyes.hkeys("farebox:parking"))
+        ready = [
+            w for w in waiting
+            if w.batch not in self.cancelled and w.flow not in parked and slots.get(w.lane) and only in ("", w.batch)
+        ]
+        listed = [Ask(lane, free, most) for lane, (free, most) in asks.items()]
+        acting = partial(claim, self.tongue, listed, lease_ms=1 if is_short else LONG, only_batch=only, name=name)
+        found = self.do(acting()).jobs
+        after = self.now_ms()
+        due_before = [w for w in ready if w.due_ms <= before]
+        taken = [self.works[claimed.job_id] for claimed in found]
+        assert len({w.id for w in taken}) == len(taken), "one claim took a job twice"
+        for claimed, work in zip(found, taken, strict=True):
+            assert work in ready, "claimed what was not to be had"
+            assert work.due_ms <= after, "claimed before it was due"
+            assert (claimed.attempts, claimed.doubts, claimed.claims) == (work.attempts, work.doubts, work.claims)
+            self.last_claim = None
+            work.running = Try(claimed, work, is_short)
+            self.tries.append(work.running)
+        for lane, free in slots.items():
+            got = sum(w.lane == lane for w in taken)
+            assert got <= free
+            left = [w for w in due_before if w.lane == lane and w not in taken]
+            # An ended lease at the head of a flow may cost one claim; the next one finds what is behind it.
+            if left and got < free:
+                flows = {w.flow for w in left}
+                assert any(w.flow in flows and w.running and w.running.is_short for w in self.works.values())
+        if found and not is_short:
+            self.last_claim = (acting, found)
+        return found
+
+    @precondition(lambda self: self.last_claim)
+    @rule()
+    def claim_sent_again(self):
+        acting, found = self.last_claim
+        again = [claimed.token for claimed in self.do(acting()).jobs]
+        running = {w.running.claimed.token for w in self.works.values() if w.running and not w.outcome}
+        assert again == [claimed.token for claimed in found if claimed.token in running]
+
+    def _some(self, data, label, *, only=lambda one: True):
+        pool = [one for one in self.tries[-24:] if only(one)]
+        if not pool:
+            return []
+        places = data.draw(st.lists(st.integers(0, len(pool) - 1), max_size=6, unique=True), label=label)
+        return [pool[place] for place in places]
+
+    @precondition(lambda self: self.tries)
+    @rule(data=st.data())
+    def admit(self, data):
+        chosen = self._some(data, "attempts", only=lambda t: not t.is_settled)
+        self._admit(chosen, [data.draw(st.sampled_from(HOLDS), label="hold") for _ in chosen])
+
+    def _admit(self, chosen, holds):
+        starved = {scope: self.eyes.get(f"farebox:starved:{scope}") for scope in SCOPES}
+        fares = [Fare(t.claimed, hold, t.work.scopes) for t, hold in zip(chosen, holds, strict=True)]
+        verdicts = self.do(admit(self.tongue, fares))
+        shut: dict[str, tuple[str, int]] = {}
+        for t, hold, verdict in zip(chosen, holds, verdicts, strict=True):
+            work, seen = t.work, (verdict.scope, verdict.need_nusd)
+            limited = [scope for scope in work.scopes if scope in self.books.limits]
+            if work.running is not t:
+                assert verdict.word == "lost"
+            elif t.owed:
+                assert verdict.word == "ok"
+            elif work.batch in self.cancelled:
+                assert verdict.word == "cancelled"
+            elif work.flow in shut:
+                assert verdict.word == "no_room"
+                assert seen == shut[work.flow]
+                self._go_back(t)
+            elif hold < 0 and limited:
+                assert verdict.word == "unpriced"
+            else:
+                hold = max(0, hold)
+                kept_out = [s for s in limited if starved.get(s) not in (None, work.flow)]
+                full = [s for s in limited if self.books.used(s) + hold > self.books.limits[s]]
+                if hold and (kept_out or full):
+                    assert verdict.word == "no_room"
+                    assert verdict.scope in kept_out + full
+                    assert verdict.need_nusd == hold
+                    shut[work.flow] = seen
+                    self._go_back(t)
+                else:
+                    assert verdict.word == "ok"
+                    t.hold, t.owed = hold, "held"
+                    self.books.add(work.scopes, held=hold)
+                    for scope in limited:
+                        if starved.get(scope) == work.flow:
+                            starved[scope] = None
+                    full = [s for s in limited if self.books.used(s) > self.books.limits[s]]
+                    assert not hold or not full, f"an admit passed the limit of {full}"
+
+    def _go_back(self, t):
+        t.work.running = None
+        t.is_gone = True
+
+    @precondition(lambda self: self.tries)
+    @rule(data=st.data())
+    def settle(self, data):
+        chosen = self._some(data, "attempts", only=lambda t: not t.is_gone and not (t.is_settled and not t.owed))
+        self._settle([(t, self._ending(data, t)) for t in chosen])
+
+    def _ending(self, data, t):
+        """Draw how an attempt ends: as the worker would say it, early or late."""
+        claimed, work = t.claimed, t.work
+        words = ["return", "refuse"] if t.hold is None else ["return", "answer", "answer", "fail", "retry", "doubt", "give_up"]
+        if t.hold is None and data.draw(st.integers(0, 9), label="stray?") == 0:
+            words = ["answer"]
+        base = partial(Settlement, claimed.job_id, claimed.flow, claimed.token, scopes=work.scopes)
+        match data.draw(st.sampled_from(words), label="ending"):
+            case "return":
+                return base("return", "release", due=claimed.score)
+            case "refuse":
+                outcome = "cancelled" if work.batch in self.cancelled else "failed"
+                return base("finish", "release", outcome=outcome, result=b"no")
+            case "answer":
+                hold = t.hold or 0
+                amount = data.draw(st.sampled_from((0, hold // 2, hold, hold, hold + 7)), label="amount")
+                if data.draw(st.integers(0, 9), label="unpriced?") == 0:
+                    return base("finish", "unpriced", 0, 3, 4, outcome="succeeded answered", result=b"yes")
+                return base("finish", "actual", amount, 3, 4, outcome="succeeded truncated default_cap", result=b"yes")
+            case "fail":
+                return base("finish", "release", outcome="failed", result=b"no")
+            case "give_up":
+                return base("finish", "unconfirmed", why="timeout", outcome="failed", result=b"no")
+            case "doubt":
+                return base("retry", "unconfirmed", why=data.draw(st.sampled_from(("timeout", ""))), attempts=claimed.attempts + 1)
+            case _:
+                later_ms = data.draw(st.sampled_from((0, 15, 10**8)), label="later")
+                due = str(int(time.time() * 1000) + later_ms) if later_ms else "0"
+                return base("retry", "release", due=due, attempts=claimed.attempts + 1)
+
+    def _settle(self, endings):
+        self.last_group = [ending for _, ending in endings]
+        words = self.do(settle(self.tongue, self.last_group, results_ttl_ms=TTL))
+        for (t, ending), word in zip(endings, words, strict=True):
+            expected = self._book(t, ending)
+            assert word in expected, (ending, word, expected)
+
+    def _book(self, t, ending):
+        if t.is_settled:
+            return {"repeat"}
+        t.is_settled = True
+        work, scopes = t.work, t.work.scopes
+        if t.owed and not (t.owed == "unconfirmed" and ending.money == "unconfirmed"):
+            self.books.add(scopes, **{t.owed: -t.hold})
+            if ending.money == "unconfirmed":
+                self.books.add(scopes, unconfirmed=t.hold)
+                t.owed = "unconfirmed"
+                work.doubts += 1
+            else:
+                t.owed = ""
+        if ending.money in ("actual", "unpriced"):
+            over = max(0, ending.amount_nusd - t.hold) if t.hold is not None else 0
+            self.books.add(
+                scopes, spent=ending.amount_nusd, calls=1, input_tokens=3, output_tokens=4, overrun=over,
+                unpriced=int(ending.money == "unpriced"),
+            )
+            if over or t.hold is None or ending.amount_nusd:
+                self._excuse(scopes)
+        mine = work.running is t
+        if mine:
+            work.running = None
+        if ending.action == "finish":
+            if (mine or ending.outcome.startswith("succeeded")) and not work.outcome:
+                work.outcome = ending.outcome.split()[0]
+                if work.running and work.running.hold is None:  # claimed again, not sent: never will be
+                    work.running.is_gone = True
+                    work.running = None
+                return {"done"}
+            return {"money"}
+        if not mine:
+            return {"money"}
+        if work.outcome:
+            return {"done", "money"}
+        if ending.action == "retry":
+            work.attempts, work.due_ms = ending.attempts, int(ending.due)
+        return {"done"}
+
+    @precondition(lambda self: self.last_group)
+    @rule()
+    def settle_sent_again(self):
+        words = self.do(settle(self.tongue, self.last_group, results_ttl_ms=TTL))
+        assert set(words) == {"repeat"}
+
+    @precondition(lambda self: self.tries)
+    @rule(data=st.data())
+    def renew(self, data):
+        chosen = self._some(data, "attempts")
+        lost = self.do(renew(self.tongue, [t.claimed for t in chosen], lease_ms=LONG))
+        assert [claimed.token for claimed in lost] == [t.claimed.token for t in chosen if t.work.running is not t]
+        for t in chosen:
+            if t.work.running is t:
+                t.is_short = False
+
+    @rule(kind=st.sampled_from(("due", "due", "dead", "dead batch", "away")))
+    def lapse(self, kind):
+        time.sleep(0.003)
+        self.eyes.hdel("farebox:ledger", "lapsed")
+        options = {}
+        running = [w.running for w in self.works.values() if w.running]
+        if kind == "dead":
+            options = {"dead": True}
+        elif kind == "dead batch":
+            options = {"dead": True, "batch": "b0"}
+            running = [t for t in running if t.work.batch == "b0"]
+        else:
+            running = [t for t in running if t.is_short]
+        if kind == "away":
+            self.eyes.hset("farebox:ledger", "clock", self.now_ms() - 10**7)
+            running = []
+        ended = self.do(lapse(self.tongue, **options))
+        self.eyes.hdel("farebox:ledger", "grace")
+        self.ticked = True
+        assert {(one.job_id, one.hold_nusd) for one in ended} == {(t.work.id, t.hold) for t in running}
+        for t in running:
+            self._lapsed(t)
+
+    def _lapsed(self, t):
+        work = t.work
+        work.running = None
+        if t.owed:
+            self.books.add(work.scopes, held=-t.hold, unconfirmed=t.hold)
+            t.owed = "unconfirmed"
+            work.attempts += 1
+            work.doubts += 1
+        else:
+            work.claims += 1
+            t.is_gone = True
+        work.due_ms = 0
+
+    @precondition(lambda self: self.parking)
+    @rule()
+    def starve(self):
+        """Let everything parked have waited long, and the fleet's second go by."""
+        for flow, (scope, need) in self.parking.items():
+            self.eyes.hset("farebox:parking", flow, f"{scope}\t{need}\t1")
+        self.lapse("due")
+        for scope in SCOPES:
+            flow = self.eyes.get(f"farebox:starved:{scope}")
+            if flow and flow in self.parking and scope in self.books.limits:
+                counted = self.books.counters[scope]
+                need = self.parking[flow][1]
+                reach = self.books.limits[scope] - counted["spent"] - counted["unconfirmed"]
+                assert need <= reach, "what can never fit keeps others out"
+
+    # --- operators ------------------------------------------------------------------------------------------------
+
+    @rule(scope=st.sampled_from(SCOPES), limit=st.sampled_from((None, 0, 1, 50, 100, 200, 300, 500, 10**6)))
+    def set_limit(self, scope, limit):
+        assert self.do(self.batches["b0"].ledger.set_limit(scope, limit)) == self.books.limits.get(scope)
+        if limit is None:
+            self.books.limits.pop(scope, None)
+        else:
+            self.books.limits[scope] = limit
+            self._excuse([scope])
+
+    @rule(cost=st.sampled_from((0, 5, 40)), lane=st.sampled_from(LANES))
+    def book(self, cost, lane):
+        provider = lane.partition(":")[0]
+        scopes = ("global", f"provider:{provider}", f"model:{lane}")
+        ledger = self.batches["b0"].ledger
+        total = self.do(
+            ledger.book(provider_id=provider, model_ref=lane, cost_nusd=cost, input_tokens=1, output_tokens=2)
+        )
+        self.books.add(scopes, spent=cost, calls=1, input_tokens=1, output_tokens=2)
+        self._excuse(scopes)
+        assert total == self.books.counters["global"]["spent"]
+
+    @rule(chance=st.integers(0, 4))
+    def reset(self, chance):
+        if chance:
+            return
+        assert self.do(self.batches["b0"].ledger.reset()) == self.books.counters["global"]["spent"]
+        for counted in self.books.counters.values():
+            for name in ("spent", "calls", "input_tokens", "output_tokens", "overrun", "unpriced"):
+                counted[name] = 0
+        self.reopens = False  # the next second does
+
+    def _excuse(self, scopes):
+        """These scopes may be above their limits now, and the judge knows why."""
+        self.excused |= {scope for scope in scopes if (self.books.room(scope) or 0) < 0}
+
+    # --- the judge ------------------------------------------------------------------------------------------------
+
+    @invariant()
+    def judge(self):
+        if not self.batches:
+            return
+        self._judge_money()
+        self._judge_jobs()
+        self._judge_flows()
+        self.reopens, self.ticked = True, False
+
+    def _judge_money(self):
+        eyes = self.eyes
+        for scope in SCOPES:
+            if (self.books.room(scope) or 0) < 0:
+                assert scope in self.excused, f"{scope} is above its limit and nobody knows why"
+            else:
+                self.excused.discard(scope)
+        for scope in {*self.books.counters, *SCOPES}:
+            shown = {name: int(n) for name, n in eyes.hgetall(f"farebox:scope:{scope}").items() if int(n)}
+            assert shown == {name: n for name, n in self.books.counters[scope].items() if n}, scope
+        limits = {key.removeprefix("farebox:limit:"): int(eyes.get(key)) for key in eyes.keys("farebox:limit:*")}
+        assert limits == self.books.limits
+        for kind, key in (("held", "farebox:holds"), ("unconfirmed", "farebox:unconfirmed")):
+            owed = {t.claimed.token: t.hold for t in self.tries if t.owed == kind}
+            assert {token: int(record.split("\t")[0]) for token, record in eyes.hgetall(key).items()} == owed
+            assert self.books.counters["global"][kind] == sum(owed.values())
+
+    def _judge_jobs(self):
+        eyes = self.eyes
+        open_ids = {w.id for w in self.works.values() if not w.outcome}
+        running = {w.id: w.running.claimed.token for w in self.works.values() if w.running}
+        assert {key.removeprefix("arq:job:") for key in eyes.keys("arq:job:*")} == open_ids
+        busy = {key.removeprefix("arq:in-progress:"): eyes.get(key)[:16] for key in eyes.keys("arq:in-progress:*")}
+        assert busy == running
+        leased = [id for lane in LANES for id in eyes.zrange(f"farebox:leases:{lane}", 0, -1)]
+        assert sorted(leased) == sorted(running)
+        queued = Counter(id for flow in eyes.keys("farebox:flow:*") for id in eyes.zrange(flow, 0, -1))
+        assert queued == Counter(open_ids), "a job is lost, or in two places"
+        assert {key.removeprefix("arq:retry:") for key in eyes.keys("arq:retry:*")} <= open_ids
+        assert {field.rpartition(":")[0] for field in eyes.hkeys("farebox:strikes")} <= open_ids
+        for name in BATCHES:
+            ended = Counter({w.id: 1 for w in self.works.values() if w.batch == name and w.outcome})
+            entries = eyes.xrange(f"farebox:results:{name}")
+            assert Counter(id for _, fields in entries for id in fields) == ended, "answered twice, or not at all"
+            for _, fields in entries:
+                assert all(self.works[id].outcome == outcome for id, outcome in fields.items())
+            assert set(ended) <= {key.removeprefix("arq:result:") for key in eyes.keys("arq:result:*")}
+            outcomes = Counter(self.works[id].outcome for id in ended)
+            record = eyes.hgetall(f"farebox:batch:{name}")
+            counted = [int(record.get(word, 0)) for word in ("succeeded", "failed", "cancelled_jobs")]
+            assert counted == [outcomes["succeeded"], outcomes["failed"], outcomes["cancelled"]]
+
+    def _judge_flows(self):
+        """Work that is due is found by a claim, or its flow is parked and rightly so."""
+        eyes, now = self.eyes, self.now_ms()
+        parking = {}
+        for flow, record in eyes.hgetall("farebox:parking").items():
+            scope, need, _ = record.split("\t")
+            parking[flow] = (scope, int(need))
+            assert eyes.zscore(f"farebox:parked:{scope}", flow) == int(need)
+        assert sum(eyes.zcard(key) for key in eyes.keys("farebox:parked:*")) == len(parking)
+        for lane in LANES:
+            opened = set(eyes.zrange(f"farebox:open:{lane}", 0, -1))
+            waits = dict(eyes.zrange(f"farebox:wait:{lane}", 0, -1, withscores=True))
+            assert not opened & set(parking)
+            for work in self.works.values():
+                if work.lane != lane or work.outcome or work.running or work.batch in self.cancelled:
+                    continue
+                if work.flow not in parking and work.flow not in opened:
+                    score = eyes.zscore(work.flow, work.id)
+                    known = waits.get(work.flow)
+                    assert known is not None, "nobody will find this job"
+                    assert known <= max(score, now)
+        self._judge_parking(parking)
+        self.parking = parking
+        self.rooms = {scope: self.books.room(scope) for scope in {*SCOPES, *self.books.counters}}
+
+    def _judge_parking(self, parking):
+        """After whatever frees money, no flow stays parked that would fit beside those that were reopened."""
+        for scope in {scope for scope, _ in parking.values()}:
+            before, room = self.rooms.get(scope), self.books.room(scope)
+            freed = self.reopens and (room is None or (before is not None and room > before))
+            if not (freed or self.ticked) or self.eyes.get(f"farebox:starved:{scope}"):
+                continue
+            assert room is not None, "parked at a limit that is gone"
+            reopened = sum(n for flow, (s, n) in self.parking.items() if s == scope and flow not in parking)
+            assert min(n for s, n in parking.values() if s == scope) + reopened > room
+
+    # --- the end --------------------------------------------------------------------------------------------------
+
+    def teardown(self):
+        try:
+            if self.batches:
+                self._play_to_the_end()
+        finally:
+            self.do(self.redis.aclose())
+            self.eyes.close()
+            self.runner.close()
+
+    def _play_to_the_end(self):
+        """With the limits as they are until nothing more fits; then without limits until nothing is left."""
+        for flow in self.eyes.keys("farebox:flow:*"):  # nothing is due in the far future any more
+            late = [id for id, score in self.eyes.zrange(flow, 0, -1, withscores=True) if score > self.now_ms() + 10**7]
+            for id in late:
+                if not self.works[id].running:
+                    self.works[id].due_ms = 1
+                    self.eyes.zadd(flow, {id: SEQUENCE_END})
+                    lane = self.works[id].lane
+                    self.eyes.zadd(f"farebox:wait:{lane}", {flow: 1})
+        for key in self.eyes.keys("farebox:starved:*"):
+            self.eyes.delete(key)
+        time.sleep(0.02)
+        self.lapse("dead")
+        self._work_off()
+        self.judge()
+        for scope, need in self.parking.values():
+            assert self.books.room(scope) < need, "money is left, and a job waits that would fit"
+        for scope in list(self.books.limits):
+            self.set_limit(scope, None)
+        self._work_off()
+        self.judge()
+        if self.cancelled:
+            self.sweep()
+        assert [w.id for w in self.works.values() if not w.outcome] == []
+        assert not self.eyes.keys("farebox:holds")
+        assert not self.eyes.keys("farebox:parking")
+        self.judge()
+
+    def _work_off(self):
+        for _ in range(200):
+            self.lapse("due")
+            self.judge()
+            found = self._claim({lane: (50, 0) for lane in LANES})
+            if not found:
+                return
+            tokens = {claimed.token for claimed in found}
+            chosen = [t for t in self.tries if t.claimed.token in tokens]
+            self._admit(chosen, [20 for _ in chosen])
+            self._settle([
+                (t, Settlement(
+                    t.claimed.job_id, t.claimed.flow, t.claimed.token, "finish", "actual", 15, 3, 4,
+                    outcome="succeeded answered", result=b"yes", scopes=t.work.scopes,
+                ))
+                for t in chosen if t.owed
+            ])
+            for t in chosen:
+                if not t.owed and not t.is_gone and not t.is_settled:
+                    cancelled = Settlement(
+                        t.claimed.job_id, t.claimed.flow, t.claimed.token, "finish", "release", outcome="cancelled",
+                        result=b"no", scopes=t.work.scopes,
+                    )
+                    self._settle([(t, cancelled)])
+        raise AssertionError("it never ends")

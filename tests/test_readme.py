@@ -1,0 +1,53 @@
+"""What the README shows, works: its Python runs, its commands and flags exist, its TOML is accepted."""
+
+import asyncio
+import re
+import shlex
+from pathlib import Path
+
+import click
+import fakeredis
+import pytest
+
+import farebox
+from farebox.ledger import Ledger
+from farebox_worker.cli import command
+from farebox_worker.settings import load
+
+README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands():
+    lines = [line.strip() for line in README.splitlines() if re.match(r"\s+(\$ )?farebox ", line)]
+    return [shlex.split(line.removeprefix("$ ").partition("#")[0])[1:] for line in lines]
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_every_command_and_flag_exists(words):
+    found, context = command, click.Context(command)
+    while isinstance(found, click.Group) and words and not words[0].startswith("-"):
+        name, *words = words
+        found = found.get_command(context, name)
+        assert found is not None, name
+    known = {flag for parameter in found.params for flag in parameter.opts}
+    assert {word for word in words if word.startswith("--")} <= known
+
+
+def test_the_python_submits_a_job(monkeypatch):
+    server = fakeredis.FakeServer()
+    asyncio.run(Ledger(fakeredis.FakeAsyncRedis(server=server)).create())
+    monkeypatch.setattr(farebox, "connect", lambda url: fakeredis.FakeAsyncRedis(server=server))
+    (source,) = blocks("python")
+    exec(compile(source, "README.md", "exec"), {})
+    assert len(fakeredis.FakeRedis(server=server).keys("arq:job:*")) == 1
+
+
+def test_the_toml_is_a_configuration(tmp_path):
+    (tmp_path / "farebox.toml").write_text("\n".join(blocks("toml")), "utf-8")
+    settings = load(tmp_path / "farebox.toml", environ={})
+    assert settings.providers["rehearsal"].base_url == "http://127.0.0.1:8900/v1"
+    assert settings.models["rehearsal:sim-1"].output_usd_per_mtok == 2.0
