@@ -8,7 +8,6 @@ interprets an answer.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,7 +43,29 @@ class Templates:
             template.headers.pop("content-length", None)  # the transport counts
             if len(templates) < MOST_TEMPLATES:
                 templates[key] = template
-        request = copy.copy(template)
-        request.stream = httpx2.ByteStream(content)
-        request._content = content
-        return request
+        return _Request(template, content)
+
+
+class _Request(httpx2.Request):
+    """A template with another body; URL, headers and extensions are shared and stay as they are."""
+
+    def __init__(self, template: httpx2.Request, content: bytes) -> None:
+        self.method, self.url = template.method, template.url
+        self.headers, self.extensions = template.headers, template.extensions
+        self.stream = httpx2.ByteStream(content)
+        self.read()
+
+
+class HttpClient(openai.DefaultAioHttpClient):
+    """The SDK's own HTTP client on aiohttp; a plain call goes straight to its transport.
+
+    httpx2's redirects, auth flow, hooks and cookies are passed over: we use none of them, aiohttp keeps cookies.
+    """
+
+    async def send(self, request: httpx2.Request, *, stream: bool = False, **options: Any) -> httpx2.Response:
+        """Send a request and read its answer whole, unless it is streamed."""
+        if stream or not isinstance(request, _Request):
+            return await super().send(request, stream=stream, **options)
+        response = await self._transport_for_url(request.url).handle_async_request(request)
+        await response.aread()
+        return response

@@ -22,6 +22,7 @@ from farebox.records import Finish, Job
 from farebox_worker.providers import body as bodies
 from farebox_worker.providers import fate
 from farebox_worker.providers.base import Facts, ModelInfo, Prepared, PromptMessage, Reply, StreamChunk, TokenUsage
+from farebox_worker.providers.connection import HttpClient, Templates, plain
 from farebox_worker.providers.conversation import (
     DISCOVERY_TIMEOUT_S,
     SPEAKING,
@@ -120,6 +121,10 @@ _FINISH: dict[str | None, Finish] = {
 }
 
 
+class _Client(Templates, openai.AsyncOpenAI):
+    """The SDK's client, building each request but the first from a template."""
+
+
 class OpenAIProvider(Conversational):
     """One OpenAI-compatible endpoint with one key; `base_url` None is the vendor itself."""
 
@@ -141,12 +146,12 @@ class OpenAIProvider(Conversational):
         self._scrub = fate.Scrubber(api_key)
         # A connection must be given up before the server does: uvicorn, under most servers of one's own, waits 5 s.
         limits = httpx2.Limits(max_connections=10_000, keepalive_expiry=60.0 if self._is_vendor else 4.0)
-        self._client = openai.AsyncOpenAI(
+        self._client = _Client(
             api_key=api_key,
             base_url=base_url or VENDOR_URL,
             max_retries=0,
             timeout=httpx2.Timeout(None, connect=10.0),
-            http_client=openai.DefaultAioHttpClient(limits=limits, follow_redirects=False),
+            http_client=HttpClient(limits=limits, follow_redirects=False),
         )
 
     # The request
@@ -215,7 +220,7 @@ class OpenAIProvider(Conversational):
                     "/chat/completions",
                     content=prepared.body,
                     cast_to=httpx2.Response,
-                    options={"headers": prepared.headers},
+                    options=plain(prepared.headers),
                 )
         except Exception as error:  # noqa: BLE001 - whatever broke, the call may have been billed
             raise self._failure(error, timeout_s) from None
