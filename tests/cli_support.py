@@ -45,7 +45,7 @@ class Desk:
     def environ(self, **extra):
         kept = {name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")}
         kept = {name: value for name, value in kept.items() if not name.startswith("FAREBOX_") or name == "FAREBOX_DEBUG"}
-        return kept | {"PYTHONWARNINGS": "default"} | self.environment | extra
+        return kept | self.environment | extra
 
     def start(self, *words, cwd=None, stdin=subprocess.DEVNULL, preexec_fn=None, **extra):
         """Start a command in a process group of its own."""

@@ -350,3 +350,18 @@ async def test_a_hundred_admits_at_once_pass_exactly_five(batch, redis):
     claimed = await take(batch, 100)
     verdicts = await asyncio.gather(*(enter(batch, [job], 100) for job in claimed))
     assert sum(verdict.word == "ok" for [verdict] in verdicts) == 5
+
+
+@pytest.mark.parametrize(("is_charge", "spent"), [(True, 100), (False, 0)])
+async def test_an_operator_releases_or_charges_what_is_unconfirmed(batch, is_charge, spent):
+    await batch.submit(jobs(2))
+    await batch.ledger.set_limit("global", 150)
+    claimed = await take(batch, lease_ms=1)
+    await enter(batch, claimed[:1], 100)
+    await asyncio.sleep(0.01)
+    await lapse(batch.tongue)
+    [owed] = await batch.ledger.unconfirmed()
+    assert await batch.ledger.confirm([owed.token, "unknown"], is_charge=is_charge) == (1, 100)
+    scope = await batch.ledger.scope("model:echo:echo")
+    assert (scope.spent_nusd, scope.unconfirmed_nusd) == (spent, 0)
+    assert await batch.ledger.unconfirmed() == []

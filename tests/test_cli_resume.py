@@ -94,16 +94,15 @@ def test_kill_9_of_the_server_too(desk, simulate):
 
 
 def test_the_server_dies_under_a_run(desk, simulate):
-    simulate("--latency-ms", 20)
+    simulated = simulate("--latency-ms", 20)
     desk.prompts(400)
     process = desk.start(*run_words())
     wait_for(lambda: lines_in(desk.home / "out.jsonl") > 20)
     kill_server(desk)
-    ended = desk.end(process)
-    assert ended.code == 1
-    assert "run" in ended.stderr, "it says how to go on"
-    assert desk.run(*run_words()).code == 0
-    assert_exactly_once(desk.out(), [f"p{n}" for n in range(400)])
+    ended = desk.end(process)  # it starts the server again, and loses nothing
+    assert "Redis is back" in ended.stderr
+    assert_all_right(desk, simulated, ended, 400, 0)
+    assert ended.json["spent_nusd"] == simulated.bill()["cost_nusd"]
 
 
 def test_from_another_directory(desk, simulate):
@@ -272,6 +271,19 @@ def test_lines_removed_while_they_wait_are_not_asked(desk, simulate):
     assert ended.code == 0, ended
     assert_exactly_once(desk.out(), [*kept, "p100"])
     assert simulated.bill()["calls"] == len(kept) + 1
+
+
+def test_first_n_asks_no_more_than_n_though_all_were_submitted_before(desk, simulate):
+    simulated = simulate()
+    desk.prompts(60)
+    assert desk.run(*run_words(budget=0.0006)).code == 4
+    asked = simulated.bill()["calls"]
+    ended = desk.run(*run_words(), "--first", asked + 3)
+    assert (ended.code, ended.json["total"]) == (0, asked + 3)
+    assert simulated.bill()["calls"] == asked + 3
+    assert desk.run(*run_words()).code == 0
+    assert simulated.bill()["calls"] == 60
+    assert_exactly_once(desk.out(), [f"p{n}" for n in range(60)])
 
 
 def test_an_answered_line_that_changed_is_refused_by_number(desk, simulate):

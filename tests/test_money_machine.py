@@ -8,13 +8,12 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
-
 from tests.money_machine import MoneyMachine
 
 DEEP = os.environ.get("HYPOTHESIS_PROFILE") == "deep"
 GAMES = settings(
-    max_examples=2000 if DEEP else 60,
-    stateful_step_count=80 if DEEP else 40,
+    max_examples=2000 if DEEP else 50,
+    stateful_step_count=80 if DEEP else 30,
     deadline=None,
     database=None,
     print_blob=False,

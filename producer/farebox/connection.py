@@ -70,7 +70,7 @@ async def check_server(redis: Redis, *, url: str = "") -> None:
         raise ServerError(
             f"cannot reach {where}: {reason}. Start it, or correct [redis] url (environment: FAREBOX_REDIS_URL)."
         ) from None
-    if info.get("redis_mode") == "cluster":
+    if "cluster" in (info.get("server_mode"), info.get("redis_mode")):  # Valkey says the first, Redis the second
         raise ServerError(f"{where} is a Redis Cluster: money needs one primary. Use a server without cluster mode.")
     version = str(info.get("valkey_version") or info.get("redis_version", "0"))
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:

@@ -5,7 +5,7 @@
 | `<ns>:ledger` | hash | none | every verb | every verb | epoch, seq, clock, grace, lapsed, lease, jobs (last sequence number) |
 | `<ns>:limit:<scope>` | string | none | operator; producer for its own batch | admit, settle | the limit in nano-dollars |
 | `<ns>:scope:<scope>` | hash | none; batches: ids_days | admit, settle, lapse, book | everybody | spent, held, unconfirmed, overrun (nusd), calls, tokens, unpriced |
-| `<ns>:scopes` | set | none | settle, book | cost | names of the scopes that ever counted |
+| `<ns>:scopes` | set | none | settle, book, limit | cost | names of the scopes that ever counted or had a limit |
 | `<ns>:holds` | hash | none | admit, settle, lapse | settle, lapse | attempt token: hold, job, flow, scopes |
 | `<ns>:unconfirmed` | hash | none | settle, lapse | settle, cost | attempt token: amount, job, flow, scopes, when, why |
 | `<ns>:settled:<claim>` | hash | 10 min | settle | settle | which attempts of one claim are settled |

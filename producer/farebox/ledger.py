@@ -13,7 +13,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from farebox.keys import Keys
-from farebox.scripts import BOOK, CREATE, LIMIT, RESET, Argument, Tongue, evaluate
+from farebox.scripts import BOOK, CONFIRM, CREATE, LIMIT, RESET, Argument, Tongue, evaluate
 
 GLOBAL = "global"
 
@@ -107,6 +107,18 @@ class Ledger:
         found = await self.redis.hgetall(self.keys.unconfirmed)  # type: ignore[misc]
         entries = [_unconfirmed(_text(token), _text(record)) for token, record in found.items()]
         return sorted(entries, key=lambda entry: entry.since_ms)
+
+    async def confirm(self, tokens: Sequence[str], *, is_charge: bool) -> tuple[int, int]:
+        """Say that attempts of unknown outcome were billed at their worst case, or not at all.
+
+        Returns how many were known, and their nano-dollars. Raises: NoLedgerError.
+        """
+        known = total = 0
+        for start in range(0, len(tokens), 1000):
+            chunk = tokens[start : start + 1000]
+            _, found, amount = await self.tongue.say(CONFIRM, "charge" if is_charge else "release", *chunk)
+            known, total = known + int(found), total + int(amount)
+        return known, total
 
     async def book(
         self, *, provider_id: str, model_ref: str, cost_nusd: int, input_tokens: int, output_tokens: int

@@ -48,6 +48,7 @@ BOOK = load("book")
 RESET = load("reset")
 SUBMIT = load("submit", "prelude")
 LIMIT = load("limit", "prelude", "scopes")
+CONFIRM = load("confirm", "prelude", "scopes")
 CANCEL = load("cancel", "prelude")
 
 

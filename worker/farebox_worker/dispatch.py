@@ -49,6 +49,7 @@ class Dispatch:
         running: attempts that are admitted and not settled, by token.
         sending: the tasks of calls in flight, by token.
         last_error: the newest failure of a call, per lane, for people.
+        unreachable: lanes whose newest call found no server, and since when (monotonic seconds).
         complete, failed, retried: attempts settled so.
     """
 
@@ -56,6 +57,7 @@ class Dispatch:
         self._tongue = tongue
         self._outage = outage
         self._worker = settings.worker
+        self._key_names = {name: provider.api_key_env for name, provider in settings.providers.items()}
         self._routes = routes
         self._only_batch = only_batch
         self._in_flight: dict[str, int] = {}
@@ -63,6 +65,7 @@ class Dispatch:
         self.running: dict[str, Attempt] = {}
         self.sending: dict[str, asyncio.Task[None]] = {}
         self.last_error: dict[str, str] = {}
+        self.unreachable: dict[str, float] = {}
         self.complete = self.failed = self.retried = 0
         self._is_stopping = False
         self.bells = Doorbells(tongue, outage, only_batch=only_batch, lanes=self.served)
@@ -198,6 +201,10 @@ class Dispatch:
             settlement, verdict = attempts.broken(one, error), None
         self.sending.pop(one.claimed.token, None)
         self.settler.put(settlement)
+        if verdict is not None and verdict.failure_class == "unreachable":
+            self.unreachable.setdefault(one.route.lane, time.monotonic())
+        else:
+            self.unreachable.pop(one.route.lane, None)
         if verdict is not None:
             await self._heed(one.route, verdict)
 
@@ -206,8 +213,10 @@ class Dispatch:
         self.last_error[route.lane] = verdict.message
         provider_id = route.entry.provider_id
         if verdict.action == "stop_provider":
-            if self._routes.stop(provider_id, verdict.message):
-                log.error("provider %s is not served here any more: %s", provider_id, verdict.message)
+            key = self._key_names.get(provider_id)
+            why = f"{verdict.message}{f' (its key is in {key})' if key else ''}"
+            if self._routes.stop(provider_id, why):
+                log.error("provider %s is not served here any more: %s", provider_id, why)
         elif verdict.action == "pause_lane":
             await self._pause(route.lane, verdict)
         elif verdict.action == "pause_provider":

@@ -94,6 +94,14 @@ class EmbeddedServer:
         if self._child and self._child.is_running():
             _left_running.append(self._child)
 
+    def revive(self) -> None:
+        """Start the server again if it died under us; it reads what it had acknowledged. Raises: ServerError."""
+        try:
+            with self._alone():
+                self._attach_or_start()
+        except OSError as error:
+            raise ServerError(_explain(error, self.data_dir)) from error
+
     @contextmanager
     def _alone(self) -> Iterator[None]:
         lock = _open(self.data_dir / "start.lock")

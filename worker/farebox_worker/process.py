@@ -170,7 +170,8 @@ class Process(Worker):
             task.cancel()
         await asyncio.gather(*sending.values(), return_exceptions=True)
         flushed = asyncio.create_task(self.dispatch.settler.flushed())
-        await asyncio.wait([flushed, settling], return_when=asyncio.FIRST_COMPLETED)
+        while not (flushed.done() or settling.done() or (self._signals > 1 and self._outage.is_on)):
+            await asyncio.wait([flushed, settling], timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
         flushed.cancel()
 
     def _note_failure(self, task: asyncio.Task[None], among: set[asyncio.Task[Any]] | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
@@ -33,6 +34,11 @@ class Session:
     def namespace(self) -> str:
         """Whose keys these are."""
         return self.settings.redis.namespace
+
+    async def revive(self) -> None:
+        """Bring an embedded server back that died; a shared one is others' to bring back. Raises: ServerError."""
+        if self.server:
+            await asyncio.to_thread(self.server.revive)
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@
 -- ARGV[4]  batch
 --
 -- Returns {seq, 1 when it was cancelled now, 0 when it was before}
+-- Errors: BATCHCLOSED when there is no such batch. Nothing is written then.
 local batch = ARGV[4]
 if redis.call('EXISTS', P .. 'batch:' .. batch) == 0 then return redis.error_reply('BATCHCLOSED unknown') end
 local first = redis.call('HSETNX', P .. 'batch:' .. batch, 'cancelled', now)

@@ -7,6 +7,7 @@
 local key = P .. 'limit:' .. ARGV[4]
 local before = redis.call('GET', key) or ''
 if ARGV[5] == '' then redis.call('DEL', key) else redis.call('SET', key, ARGV[5]) end
+redis.call('SADD', P .. 'scopes', ARGV[4])
 reopen(ARGV[4])
 redis.call('PUBLISH', P .. 'control', 'limit ' .. ARGV[4])
 return {seq, before}

@@ -23,7 +23,7 @@ if tonumber(ledger[2] or 0) < tonumber(ARGV[3]) then
 end
 local seq = redis.call('HINCRBY', KEYS[1], 'seq', 1)
 local lease_ms = tonumber(ledger[4] or 30000)
-if ledger[3] and now - tonumber(ledger[3]) > lease_ms / 3 then
+if ledger[3] and now - tonumber(ledger[3]) > lease_ms / 2 then  -- away for longer than a renewal and its tick may take
   redis.call('HSET', KEYS[1], 'clock', now, 'grace', now + lease_ms)
 else
   redis.call('HSET', KEYS[1], 'clock', now)

@@ -62,8 +62,15 @@ end
 local function doubt(token, amount, id, flow, names, why)  -- what this attempt cost cannot be known
   for _, scope in ipairs(names) do count(scope, 'unconfirmed', amount) end
   redis.call('HSET', P .. 'unconfirmed', token,
-    int(amount) .. '\t' .. id .. '\t' .. flow .. '\t' .. int(now) .. '\t' .. why .. '\t' .. table.concat(names, '\t'))
-  redis.call('HINCRBY', P .. 'strikes', id .. ':doubts', 1)
+    int(amount) .. '\t' .. id .. '\t' .. flow .. '\t' .. int(now) .. '\t' .. (why ~= '' and why or 'unknown')
+    .. '\t' .. table.concat(names, '\t'))
+  if redis.call('EXISTS', 'arq:job:' .. id) == 1 then redis.call('HINCRBY', P .. 'strikes', id .. ':doubts', 1) end
+end
+
+local function read_doubt(record)  -- amount, id, scopes
+  local fields = {}
+  for field in string.gmatch(record, '[^\t]+') do fields[#fields + 1] = field end
+  return tonumber(fields[1]), fields[2], {unpack(fields, 6)}
 end
 
 local function read_hold(record)  -- amount, id, flow, scopes

@@ -54,13 +54,28 @@ local function go_back(id, flow, score)
   redis.call('DEL', 'arq:in-progress:' .. id)
 end
 
+local function yield(flow, scope)  -- it waits for this scope now: it keeps nobody out of others
+  for i, name in ipairs(names) do
+    if starved[i] == flow and name ~= scope then
+      redis.call('DEL', P .. 'starved:' .. name)
+      starved[i] = nil
+    end
+  end
+end
+
 local function park(flow, scope, need)
   local _, _, lane = parts(flow)
   redis.call('ZREM', P .. 'open:' .. lane, flow)
   redis.call('ZREM', P .. 'wait:' .. lane, flow)
-  if redis.call('HSETNX', P .. 'parking', flow, scope .. '\t' .. int(need) .. '\t' .. int(now)) == 1 then
-    redis.call('ZADD', P .. 'parked:' .. scope, int(need), flow)
+  local parked = redis.call('HGET', P .. 'parking', flow)
+  local since = int(now)
+  if parked then  -- by another worker's job: the smaller need decides when the flow is tried again
+    local before, needed, time = string.match(parked, '^([^\t]*)\t(%d+)\t(%d+)')
+    if before ~= scope or tonumber(needed) <= need then return end
+    since = time
   end
+  redis.call('HSET', P .. 'parking', flow, scope .. '\t' .. int(need) .. '\t' .. since)
+  redis.call('ZADD', P .. 'parked:' .. scope, int(need), flow)
 end
 
 for at = 5 + #names, #ARGV, 6 do
@@ -87,6 +102,7 @@ for at = 5 + #names, #ARGV, 6 do
     local blocked = obstacle(flow, hold, scopes)
     if blocked then
       go_back(id, flow, score)
+      yield(flow, names[blocked])
       park(flow, names[blocked], hold)
       verdict = 'no_room ' .. names[blocked] .. ' ' .. int(hold)
       shut[flow] = verdict

@@ -38,7 +38,7 @@ async def admit(tongue: Tongue, fares: Sequence[Fare]) -> list[Verdict]:
     jobs: list[Argument] = []
     for fare in fares:
         claimed = fare.claimed
-        places = ",".join(str(positions.setdefault(scope, len(positions) + 1)) for scope in fare.scopes)
+        places = ",".join(str(positions.setdefault(scope, len(positions) + 1)) for scope in dict.fromkeys(fare.scopes))
         jobs += (claimed.job_id, claimed.flow, claimed.token, claimed.score, fare.hold_nusd, places)
     answer = await tongue.say(ADMIT, len(positions), *positions, *jobs)
     return [_OK if word == b"ok" else _verdict(word.decode()) for word in answer[1:]]

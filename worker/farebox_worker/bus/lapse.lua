@@ -5,6 +5,7 @@
 -- ARGV[5]  batch or ""
 --
 -- Returns {seq, per lapsed attempt: id, hold in nano-dollars or "" when nothing was admitted}
+-- It also looks after the parked: reopens what fits, and lets nothing smaller pass whoever waited 30 s and still can fit.
 local force = ARGV[4] == '1'
 local state = redis.call('HMGET', KEYS[1], 'lapsed', 'grace')
 local answer = {seq}
@@ -24,18 +25,18 @@ local function lapse(lane, id)
   redis.call('ZREM', P .. 'leases:' .. lane, id)
   redis.call('DEL', 'arq:in-progress:' .. id)
   local record = token ~= '' and redis.call('HGET', P .. 'holds', token)
-  local held = ''
+  local held, unfinished = '', redis.call('EXISTS', 'arq:job:' .. id) == 1  -- a late answer may have finished it
   if record then
     local hold, _, _, scopes = read_hold(record)
     held = int(hold)
     redis.call('HDEL', P .. 'holds', token)
     for _, scope in ipairs(scopes) do count(scope, 'held', -hold) end
     doubt(token, hold, id, flow, scopes, 'worker died')
-    redis.call('INCR', 'arq:retry:' .. id)
+    if unfinished then redis.call('INCR', 'arq:retry:' .. id) end
   else
     redis.call('HINCRBY', P .. 'strikes', id .. ':claims', 1)
   end
-  if flow ~= '' and redis.call('EXISTS', 'arq:job:' .. id) == 1 then
+  if flow ~= '' and unfinished then
     redis.call('ZADD', flow, int(now), id)
     open(flow)
   end
@@ -44,23 +45,30 @@ end
 
 if not graceful then
   for _, lane in ipairs(redis.call('SMEMBERS', P .. 'lanes')) do
-    local expired = redis.call('ZRANGEBYSCORE', P .. 'leases:' .. lane, '-inf', force and '+inf' or int(now), 'LIMIT', 0, 500)
+    local expired = redis.call('ZRANGEBYSCORE', P .. 'leases:' .. lane, '-inf', force and '+inf' or int(now), 'LIMIT', 0, force and -1 or 500)
     for _, id in ipairs(expired) do lapse(lane, id) end
   end
 end
 flush()
 
-local seen = {}
+local reach = {}  -- per scope: what could fit once everything in flight has cost nothing
 local parking = redis.call('HGETALL', P .. 'parking')
-for i = 1, #parking, 2 do  -- whoever waited 30 s and could fit goes before smaller ones
+for i = 1, #parking, 2 do  -- whoever waited 30 s and could still fit goes before smaller ones
+  local flow = parking[i]
   local scope, need, since = string.match(parking[i + 1], '^([^\t]*)\t(%d+)\t(%d+)')
-  local limit = redis.call('GET', P .. 'limit:' .. scope)
-  if limit and now - tonumber(since) > 30000 and tonumber(need) <= tonumber(limit) then
-    redis.call('SET', P .. 'starved:' .. scope, parking[i], 'NX', 'PX', 60000)
+  if not reach[scope] then
+    local free = room(scope)
+    reach[scope] = free and free + tonumber(redis.call('HGET', P .. 'scope:' .. scope, 'held') or 0) or math.huge
   end
-  if not seen[scope] then
-    seen[scope] = true
-    reopen(scope)
+  if redis.call('EXISTS', flow) == 0 then  -- its last job was answered late
+    unpark(flow)
+    need = math.huge
+  end
+  if tonumber(need) > reach[scope] then
+    if redis.call('GET', P .. 'starved:' .. scope) == flow then redis.call('DEL', P .. 'starved:' .. scope) end
+  elseif reach[scope] < math.huge and now - tonumber(since) > 30000 then
+    redis.call('SET', P .. 'starved:' .. scope, flow, 'NX', 'PX', 60000)
   end
 end
+for scope in pairs(reach) do reopen(scope) end
 return answer

@@ -13,6 +13,7 @@
 --
 -- Returns {seq, per attempt: "done" | "money" (only money moved: the attempt was stale) | "repeat"}
 -- A mark kept for 10 minutes makes repeats harmless. A late settle replaces what was unconfirmed.
+-- A late answer finishes its job; another attempt at it that is claimed but not admitted is lost then.
 local names = {}
 for i = 1, tonumber(ARGV[5]) do names[i] = ARGV[5 + i] end
 local first = 6 + #names
@@ -53,13 +54,8 @@ local function move_money(id, flow, token, money, amount, tokens_in, tokens_out,
     if record and money == 'unconfirmed' then return end
     if record then
       was = 'unconfirmed'
-      hold = tonumber(string.match(record, '^(%d+)'))
-      scopes = {}
-      local n = 0
-      for field in string.gmatch(record, '[^\t]+') do
-        n = n + 1
-        if n > 5 then scopes[#scopes + 1] = field end
-      end
+      local owed, _, listed = read_doubt(record)
+      hold, scopes = owed, listed
       redis.call('HDEL', P .. 'unconfirmed', token)
     else
       scopes = {}
@@ -101,6 +97,14 @@ local function finish(id, flow, outcome, result)  -- the job's payload is the pr
   return true
 end
 
+local function forestall(id, lane)  -- a late answer came: whoever claimed the job again and did not send it yet, will not
+  local other = string.sub(redis.call('GET', 'arq:in-progress:' .. id) or '', 1, 16)
+  if other ~= '' and redis.call('HEXISTS', P .. 'holds', other) == 0 then
+    gone_running[#gone_running + 1] = 'arq:in-progress:' .. id
+    add(gone_lease, lane, id)
+  end
+end
+
 local function put_back(id, flow, lane, action, due, attempts)
   if redis.call('EXISTS', 'arq:job:' .. id) == 0 then return end
   if action == 'retry' then
@@ -129,7 +133,7 @@ for at = first, #ARGV, 13 do
       add(gone_lease, lane, id)
     end
     if action == 'finish' and (mine or string.find(outcome, '^succeeded')) then
-      if not finish(id, flow, outcome, result) then verdict = 'money' end
+      if not finish(id, flow, outcome, result) then verdict = 'money' elseif not mine then forestall(id, lane) end
     elseif mine and action ~= 'finish' then
       put_back(id, flow, lane, action, due, outcome)
     else

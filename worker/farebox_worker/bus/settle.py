@@ -48,7 +48,7 @@ async def settle(tongue: Tongue, group: Sequence[Settlement], *, results_ttl_ms:
     positions: dict[str, int] = {}
     attempts: list[Argument] = []
     for s in group:
-        places = ",".join(str(positions.setdefault(scope, len(positions) + 1)) for scope in s.scopes)
+        places = ",".join(str(positions.setdefault(scope, len(positions) + 1)) for scope in dict.fromkeys(s.scopes))
         attempts += (
             s.job_id,
             s.flow,

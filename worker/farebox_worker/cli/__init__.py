@@ -24,6 +24,7 @@ _COMMANDS = {
     "cancel": "batches",
     "budget": "money",
     "cost": "money",
+    "unconfirmed": "unconfirmed",
     "models": "models",
     "simulate": "simulate",
 }
@@ -60,6 +61,7 @@ _HELP = {
     "cancel": "Stop everything of a batch that is not sent.",
     "budget": "Show or set spending limits.",
     "cost": "Show what was spent; `cost reset` zeroes it.",
+    "unconfirmed": "List calls whose outcome is unknown; release or charge them.",
     "models": "List the models that can be asked for, with their prices.",
     "simulate": "Run a local provider to rehearse with, no money involved.",
 }

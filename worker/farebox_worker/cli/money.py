@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
 import click
 
 from farebox.ledger import GLOBAL, Scope
 from farebox.money import dollars_from_nusd, nusd_from_usd, usd_from_nusd
-from farebox_worker.cli.options import common, json_option, print_json, print_table, run_async, say
+from farebox_worker.cli.options import USD, common, json_option, print_json, print_table, run_async, say
 from farebox_worker.cli.summary import money_fields
 from farebox_worker.run.screen import money_line
 from farebox_worker.session import Session, open_session
 from farebox_worker.settings import Settings
+
+F = TypeVar("F", bound=Callable[..., Any])
+KINDS = ("batch", "provider", "model", "tag")
 
 
 @click.group()
@@ -19,7 +25,7 @@ def budget() -> None:
 
     \b
     farebox budget set 500                  what everything together may cost
-    farebox budget set 20 --batch nightly   what one batch may cost
+    farebox budget set 20 --batch nightly   what one batch may cost; also --provider, --model, --tag
     farebox budget off                      no limit
     """  # noqa: D301 - \b is click's mark for "do not wrap"
 
@@ -46,34 +52,58 @@ async def _show(settings: Settings, *, as_json: bool) -> None:
             click.echo(f"{scope.name}: {money_line(scope)}")
 
 
+def _scope_options(command: F) -> F:
+    """Add the flags that name one scope; the command takes its name as `scope`."""
+
+    def with_scope(**flags: Any) -> Any:
+        named = [(kind, flags.pop(kind)) for kind in KINDS]
+        given = [f"{kind}:{name}" for kind, name in named if name]
+        if len(given) > 1:
+            raise click.UsageError("name one of --batch, --provider, --model and --tag.")
+        return command(scope=given[0] if given else GLOBAL, **flags)
+
+    with_scope.__doc__ = command.__doc__
+    with_scope.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
+    wrapped: Any = with_scope
+    for kind in reversed(KINDS):
+        wrapped = click.option(f"--{kind}", metavar=kind.upper(), help=f"The limit of one {kind}.")(wrapped)
+    return cast("F", wrapped)
+
+
 @budget.command("set")
-@click.argument("usd", type=click.FloatRange(min=0))
-@click.option("--batch", metavar="BATCH", help="Limit one batch instead of everything.")
+@click.argument("usd", type=USD)
+@_scope_options
 @common
-def set_limit(settings: Settings, usd: float, batch: str | None) -> None:
-    """Set the limit to USD dollars; it counts at once, parked jobs go on when it leaves them room."""
-    run_async(_set(settings, nusd_from_usd(usd), batch))
+def set_limit(settings: Settings, usd: float, scope: str) -> None:
+    """Set a limit to USD dollars, of everything unless a flag names less.
+
+    It counts at once: jobs that wait for money go on when it leaves them room.
+    """
+    run_async(_set(settings, nusd_from_usd(usd), scope))
 
 
 @budget.command("off")
-@click.option("--batch", metavar="BATCH", help="The limit of one batch instead of the global one.")
+@_scope_options
 @common
-def off(settings: Settings, batch: str | None) -> None:
-    """Remove a limit."""
-    run_async(_set(settings, None, batch))
+def off(settings: Settings, scope: str) -> None:
+    """Remove a limit, the global one unless a flag names another."""
+    run_async(_set(settings, None, scope))
 
 
-async def _set(settings: Settings, limit_nusd: int | None, batch: str | None) -> None:
+async def _set(settings: Settings, limit_nusd: int | None, name: str) -> None:
     async with open_session(settings, creates=True) as session:
         ledger = session.ledger
         if await ledger.create() and session.server is None:
             say(f"a new ledger was created in namespace {session.namespace}")
-        name = f"batch:{batch}" if batch else GLOBAL
         before = await ledger.set_limit(name, limit_nusd)
+        kind, _, batch_id = name.partition(":")
+        is_known = kind != "batch" or await session.redis.exists(ledger.keys.batch(batch_id))
         scope = await ledger.scope(name)
     was = f" (was {dollars_from_nusd(before)})" if before is not None else ""
     now = "no limit" if limit_nusd is None else f"limit {dollars_from_nusd(limit_nusd)}"
     say(f"{name}: {now}{was}; {money_line(scope)}")
+    if not is_known:
+        say(f"there is no batch {batch_id!r} yet; `farebox batches` lists those there are.")
     if scope.headroom_nusd is not None and scope.headroom_nusd < 0:
         say(f"{dollars_from_nusd(-scope.headroom_nusd)} over it already: nothing more is admitted.")
 

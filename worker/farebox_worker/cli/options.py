@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
-from farebox_worker.settings import Settings, load
+from farebox_worker.settings import MAX_USD, Settings, load
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -40,6 +41,23 @@ def common(command: F) -> F:
     )(wrapped)
 
 
+class UsdType(click.ParamType[float]):
+    """An amount of dollars that the ledger can hold."""
+
+    name = "usd"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the amount."""
+        try:
+            amount = float(value)
+        except ValueError:
+            amount = math.nan
+        if not 0 <= amount <= MAX_USD:
+            self.fail(f"{value!r} is not an amount of dollars from 0 to {MAX_USD:,}", param, ctx)
+        return amount
+
+
+USD = UsdType()
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 
 

@@ -13,6 +13,7 @@ from farebox.batch import Batch
 from farebox.errors import InputError
 from farebox.money import dollars_from_nusd, nusd_from_usd
 from farebox_worker.cli.options import (
+    USD,
     child_environment,
     child_flags,
     common,
@@ -36,8 +37,6 @@ from farebox_worker.run.screen import Screen
 from farebox_worker.session import Session, open_session
 from farebox_worker.settings import Settings
 from farebox_worker.shop import Shop
-
-USD = click.FloatRange(min=0)
 
 
 @click.command()
@@ -125,12 +124,12 @@ async def _run(settings: Settings, source: Path, flags: Flags, *, as_json: bool)
         if flags.dry_run:
             plan = _judge(planner, source, flags, limit_nusd=_nusd(flags.budget))
             return _tell_plan(plan, source, as_json=as_json)
-        with Screen(is_quiet=flags.quiet or as_json) as screen:
+        with Screen(is_quiet=flags.quiet) as screen:
             async with open_session(settings, creates=True) as session:
                 limit = (await session.ledger.scope()).limit_nusd
+                plan = _judge(planner, source, flags, limit_nusd=_least(_nusd(flags.budget), limit))
+                _refuse_without_budget(plan, flags, limit)
                 with OutputFile.open(out_path, overwrite=flags.overwrite, source=source) as out:
-                    plan = _judge(planner, source, flags, limit_nusd=_least(_nusd(flags.budget), limit))
-                    _refuse_without_budget(plan, flags, limit)
                     ending = await _work(session, shop, planner, plan, out, screen, flags, known)
     if as_json:
         print_json(ending_json(ending, plan))
@@ -155,6 +154,7 @@ async def _work(  # noqa: PLR0913 - everything a run needs is made above
     await places.settle_in(session, batch, out, place, screen)
     if flags.budget is not None:
         await session.ledger.set_limit(f"batch:{batch.batch_id}", _nusd(flags.budget))
+    await places.leave_out(batch, planner.lines(), screen)
     await places.handle_changed(batch, out, planner.lines(), screen, is_redo=flags.redo)
     follow = Follow(batch, out)
     feed = Feed(batch, planner.lines(), is_done=out.done.contains, outstanding=follow.outstanding)
@@ -174,6 +174,7 @@ async def _work(  # noqa: PLR0913 - everything a run needs is made above
         screen,
         total=plan.summary.good,
         retention=settings.retention,
+        revive=session.revive,
         most_failures=_most_failures(flags.max_failures, plan.summary.good),
     )
     return await job.do()

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from farebox.batch import Batch
-from farebox.errors import InputError, ModelNotFoundError
+from farebox.errors import InputError, JobConflictError, ModelNotFoundError
 from farebox.money import nusd_from_usd
-from farebox.records import Job, Tier
-from farebox_worker.cli.options import common, json_option, log_to_stderr, print_json, run_async, say
-from farebox_worker.files.lines import read_jobs
+from farebox.records import Tier
+from farebox_worker.cli.options import USD, common, json_option, log_to_stderr, print_json, run_async, say
+from farebox_worker.files.lines import Line, read_jobs
 from farebox_worker.files.summary import bad_line_report, summarize
 from farebox_worker.session import open_session
 from farebox_worker.settings import Settings
@@ -31,7 +31,7 @@ class _Named:
 @click.command()
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.option("--batch", metavar="NAME", help="The batch's id; submitting again adds what is new. Default: a new one.")
-@click.option("--budget", type=click.FloatRange(min=0), metavar="USD", help="Hard limit of the batch in dollars.")
+@click.option("--budget", type=USD, metavar="USD", help="Hard limit of the batch in dollars.")
 @click.option("-m", "--model", metavar="REF", help="provider:model for every line.")
 @click.option("--provider", metavar="P", help="Whose model a bare name is.")
 @click.option("--priority", type=click.IntRange(0, 9), default=0, show_default=True, help="9 goes first.")
@@ -77,10 +77,7 @@ def submit(  # noqa: PLR0913 - the flags of a command
 
     drops = tuple(name.strip() for name in drop_params.split(",") if name.strip())
 
-    def jobs() -> Iterator[Job]:
-        return (line.job for line in lines() if line.job)
-
-    def lines():  # type: ignore[no-untyped-def]  # noqa: ANN202 - an iterator of lines, as read_jobs says
+    def lines() -> Iterator[Line]:
         return read_jobs(
             source, resolve=resolve, model=model, provider=provider, max_tokens=max_tokens, tier=tier, tags=tags,
             drop_params=drops,
@@ -92,7 +89,7 @@ def submit(  # noqa: PLR0913 - the flags of a command
             raise InputError(f"{report}\nNothing was submitted. Mend these lines, or use --skip-invalid.")
         say(report)
     name = batch or f"{source.stem[:40].translate(_SAFE)}-{secrets.token_hex(4)}"
-    run_async(_submit(settings, name, source, jobs(), budget, priority, as_json=as_json))
+    run_async(_submit(settings, name, source, lines, budget, priority, as_json=as_json))
 
 
 class _SafeTable(dict[int, str]):
@@ -107,7 +104,7 @@ async def _submit(  # noqa: PLR0913 - what a submit takes
     settings: Settings,
     name: str,
     source: Path,
-    jobs: Iterator[Job],
+    lines: Callable[[], Iterator[Line]],
     budget: float | None,
     priority: int,
     *,
@@ -118,7 +115,16 @@ async def _submit(  # noqa: PLR0913 - what a submit takes
         await batch.open(source.name)
         if budget is not None:
             await session.ledger.set_limit(f"batch:{name}", nusd_from_usd(budget))
-        done = await batch.submit(jobs, priority=priority)
+        try:
+            done = await batch.submit((line.job for line in lines() if line.job), priority=priority)
+        except JobConflictError as error:
+            ids = frozenset(error.job_ids)
+            other = [line for line in lines() if batch.job_id(line.custom_id) in ids]
+            named = ", ".join(f"{line.number} ({line.custom_id})" for line in other[:10]) + (" …" if other[10:] else "")
+            raise InputError(
+                f"line {named} was submitted to {name} before with another body: restore it, give it a new custom_id, "
+                "or submit to another --batch."
+            ) from error
         retention = settings.retention
         total = (await batch.progress()).submitted
         await batch.seal(total, ids_days=retention.ids_days, results_days=retention.results_days)

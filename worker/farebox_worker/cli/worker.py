@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -42,15 +44,29 @@ async def _serve(settings: Settings, *, burst: bool, batch: str) -> None:
     async with open_session(settings) as session, Shop(settings) as shop:
         await session.ledger.epoch()
         await shop.discover()
-        process = Process(session.redis, settings, shop.routes, only_batch=batch, burst=burst)
+        process = Process(
+            session.redis, settings, shop.routes, only_batch=batch, burst=burst, handle_signals=not batch
+        )
+        following = asyncio.create_task(_follow_parent(process)) if batch else None
         log.info("serving namespace %s, up to %d calls per lane", session.namespace, settings.worker.concurrency)
         try:
             await process.main()
         finally:
+            if following:
+                following.cancel()
             await process.depart()
         log.info("ended: %d answered, %d failed", process.jobs_complete, process.jobs_failed)
         if shop.routes.stopped:
             raise FareboxError("; ".join(sorted(set(shop.routes.stopped.values()))))
+
+
+async def _follow_parent(process: Process) -> None:
+    """Heed the run that started this worker, be it by its SIGTERM or its death; Ctrl-C is the run's to hand on."""
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, process.handle_sig, signal.SIGTERM)
+    parent = os.getppid()
+    while os.getppid() == parent:
+        await asyncio.sleep(1)
+    process.drain()
 
 
 def _supervise(settings: Settings, processes: int, *, burst: bool, quiet: bool) -> int:

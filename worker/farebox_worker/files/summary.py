@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Required, TypedDict, Unpack
 
@@ -11,6 +12,7 @@ from farebox.records import Job, Tier
 from farebox_worker.files.lines import Line, Opener, Resolve, read_jobs
 
 SHOWN = 20  # bad lines kept and shown
+ALIKE = 3  # so many neighbours of one message are shown as one
 
 
 class ReadOptions(TypedDict, total=False):
@@ -79,11 +81,17 @@ def validate(path: str | Path, **options: Unpack[ReadOptions]) -> Summary:
 
 
 def bad_line_report(path: str | Path, summary: Summary, *, shown: int = SHOWN) -> str:
-    """Write the bad lines for people, one `file:line: message` each; "" when there are none."""
+    """Write the bad lines for people, one `file:line: message` each, many neighbours of one message together; "" when there are none."""
     if not summary.bad:
         return ""
     lines = [f"{path}: {summary.bad:,} of {summary.total:,} lines {'is' if summary.bad == 1 else 'are'} bad"]
-    lines += [f"{path}:{bad.number}: {bad.error}" for bad in summary.first_bad[:shown]]
-    if more := summary.bad - len(lines) + 1:
+    told = summary.first_bad[:shown]
+    for error, alike in groupby(told, key=lambda bad: bad.error):
+        numbers = [bad.number for bad in alike]
+        if len(numbers) < ALIKE:
+            lines += [f"{path}:{number}: {error}" for number in numbers]
+        else:
+            lines.append(f"{path}:{numbers[0]}: {error} (and {len(numbers) - 1} more like it, to line {numbers[-1]})")
+    if more := summary.bad - len(told):
         lines.append(f"and {more:,} more")
     return "\n".join(lines)

@@ -33,6 +33,7 @@ from farebox_worker.providers.base import (
     StreamChunk,
     TokenUsage,
 )
+from farebox_worker.providers.connection import FOREVER, HttpClient, Templates, plain
 from farebox_worker.providers.conversation import (
     DISCOVERY_TIMEOUT_S,
     SPEAKING,
@@ -122,6 +123,10 @@ _FINISH: dict[str | None, Finish] = {
 }
 
 
+class AsyncAnthropic(Templates, anthropic.AsyncAnthropic):
+    """The SDK's client, building plain calls from a template. Its name is what the User-Agent says."""
+
+
 class AnthropicProvider(Conversational):
     """One messages endpoint with one key; `base_url` None is the vendor itself."""
 
@@ -132,15 +137,15 @@ class AnthropicProvider(Conversational):
         self._scrub = fate.Scrubber(api_key)
         # A connection must be given up before the server does: uvicorn, under most servers of one's own, waits 5 s.
         limits = httpx2.Limits(max_connections=10_000, keepalive_expiry=60.0 if self._is_vendor else 4.0)
-        self._client = anthropic.AsyncAnthropic(
+        self._client = AsyncAnthropic(
             api_key=api_key,
             base_url=base_url or VENDOR_URL,
             max_retries=0,
-            timeout=httpx2.Timeout(None, connect=10.0),
+            timeout=FOREVER,
             open_telemetry=False,
             # The SDK sends the key as a bearer token; other servers may know the older header only.
             default_headers=None if self._is_vendor else {"x-api-key": api_key},
-            http_client=anthropic.DefaultAioHttpClient(limits=limits, follow_redirects=False),
+            http_client=HttpClient(limits=limits, follow_redirects=False),
         )
 
     # The request
@@ -195,7 +200,7 @@ class AnthropicProvider(Conversational):
                     "/v1/messages",
                     content=prepared.body,
                     cast_to=httpx2.Response,
-                    options={"headers": prepared.headers},
+                    options=plain(prepared.headers, post_parser=anthropic.NOT_GIVEN),
                 )
         except Exception as error:  # noqa: BLE001 - whatever broke, the call may have been billed
             raise self._failure(error, timeout_s) from None

@@ -22,7 +22,7 @@ from farebox.records import Finish, Job
 from farebox_worker.providers import body as bodies
 from farebox_worker.providers import fate
 from farebox_worker.providers.base import Facts, ModelInfo, Prepared, PromptMessage, Reply, StreamChunk, TokenUsage
-from farebox_worker.providers.connection import HttpClient, Templates, plain
+from farebox_worker.providers.connection import FOREVER, HttpClient, Templates, plain
 from farebox_worker.providers.conversation import (
     DISCOVERY_TIMEOUT_S,
     SPEAKING,
@@ -34,6 +34,7 @@ from farebox_worker.providers.conversation import (
 from farebox_worker.providers.translate_messages import chat_to_message, messages_to_chat
 
 VENDOR_URL = "https://api.openai.com/v1"
+SECURITY = {"bearer_auth": True}  # which credentials a call takes, as the SDK's own create() says
 CAP_FIELDS = ("max_completion_tokens", "max_tokens")
 
 
@@ -121,8 +122,8 @@ _FINISH: dict[str | None, Finish] = {
 }
 
 
-class _Client(Templates, openai.AsyncOpenAI):
-    """The SDK's client, building each request but the first from a template."""
+class AsyncOpenAI(Templates, openai.AsyncOpenAI):
+    """The SDK's client, building plain calls from a template. Its name is what the User-Agent says."""
 
 
 class OpenAIProvider(Conversational):
@@ -146,11 +147,11 @@ class OpenAIProvider(Conversational):
         self._scrub = fate.Scrubber(api_key)
         # A connection must be given up before the server does: uvicorn, under most servers of one's own, waits 5 s.
         limits = httpx2.Limits(max_connections=10_000, keepalive_expiry=60.0 if self._is_vendor else 4.0)
-        self._client = _Client(
+        self._client = AsyncOpenAI(
             api_key=api_key,
             base_url=base_url or VENDOR_URL,
             max_retries=0,
-            timeout=httpx2.Timeout(None, connect=10.0),
+            timeout=FOREVER,
             http_client=HttpClient(limits=limits, follow_redirects=False),
         )
 
@@ -220,7 +221,7 @@ class OpenAIProvider(Conversational):
                     "/chat/completions",
                     content=prepared.body,
                     cast_to=httpx2.Response,
-                    options=plain(prepared.headers),
+                    options=plain(prepared.headers, security=SECURITY, post_parser=openai.NOT_GIVEN),
                 )
         except Exception as error:  # noqa: BLE001 - whatever broke, the call may have been billed
             raise self._failure(error, timeout_s) from None

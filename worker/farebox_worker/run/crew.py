@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from redis.exceptions import RedisError
@@ -46,8 +48,12 @@ class Crew:
         self._process = self._make_process(batch_id)
         self._working = asyncio.create_task(self._process.main())
         command = [sys.executable, "-m", "farebox_worker", "worker", "--quiet", "--batch", batch_id, *self._flags]
-        for _ in range(self._processes - 1):
-            self._children.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, env=self._environment))  # noqa: S603
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a child inherits it: Ctrl-C is ours to hand on
+        try:
+            for _ in range(self._processes - 1):
+                self._children.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, env=self._environment))  # noqa: S603
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     @property
     def is_over(self) -> bool:
@@ -91,6 +97,15 @@ class Crew:
         if any(routes.find(lane) for lane in lanes):
             return ""
         return "; ".join(sorted({routes.unserved[lane] for lane in lanes if lane in routes.unserved}))
+
+    def unreachable(self, lanes: Collection[str], *, for_s: float) -> str:
+        """Why no call of any of these lanes has found its provider's server for so long; "" when some have."""
+        if self._process is None:
+            return ""
+        since = self._process.dispatch.unreachable
+        if not lanes or any(time.monotonic() - since.get(lane, math.inf) < for_s for lane in lanes):
+            return ""
+        return "; ".join(sorted({self._process.dispatch.last_error[lane] for lane in lanes}))
 
     def errors(self) -> tuple[str, ...]:
         """The newest failure of each lane, for people."""

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator
 
 from farebox.batch import CHUNK_BYTES, CHUNK_JOBS, Batch
+from farebox.connection import AWAY
 from farebox.errors import InputError, JobConflictError
 from farebox.records import Job
 from farebox_worker.files.lines import Line
@@ -73,7 +74,7 @@ class Feed:
         chunk = [job for job in chunk if self._batch.job_id(job.custom_id) not in answered]
         self._outstanding.update(self._numbers.keys() - answered)  # first: an answer may come at once
         try:
-            await self._batch.submit(chunk)
+            await self._insist(chunk)
         except JobConflictError as error:
             lines = sorted(self._numbers.get(job_id, 0) for job_id in error.job_ids)
             shown = ", ".join(str(number) for number in lines[:10]) + (" …" if len(lines) > 10 else "")
@@ -85,6 +86,15 @@ class Feed:
         self.sent += len(chunk)
         self._bytes += size
         await asyncio.sleep(0)
+
+    async def _insist(self, chunk: list[Job]) -> None:
+        while True:
+            try:
+                await self._batch.submit(chunk)
+            except AWAY:
+                await asyncio.sleep(0.25)
+            else:
+                return
 
     def _is_full(self, size: int) -> bool:
         outstanding = len(self._outstanding)

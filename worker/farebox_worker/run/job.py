@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from farebox.batch import Batch
+from farebox.batch import Batch, Progress
+from farebox.connection import AWAY
+from farebox.errors import ServerError
 from farebox.ledger import Scope
 from farebox_worker.files.output import OutputFile
 from farebox_worker.files.tally import Tally
+from farebox_worker.outage import Outage
 from farebox_worker.run.crew import Crew
 from farebox_worker.run.feed import Feed
 from farebox_worker.run.follow import Follow
@@ -20,6 +23,7 @@ from farebox_worker.run.screen import Screen, Sight
 from farebox_worker.settings import RetentionSettings
 
 LOOK_EVERY_S = 0.25
+UNREACHABLE_S = 30.0  # for so long a run whose calls find no server waits for the first answer
 STILL_S = 0.6  # nothing may have moved for so long before a run believes that nothing can
 
 
@@ -63,7 +67,8 @@ class MainJob:
         out: locked; what it holds already is done.
         feed: submits the rest; `follow`: writes the results; `crew`: does the work; `screen`: shows it.
         total: how many lines are to be answered.
-        most_failures: stop when so many jobs failed; None never stops.
+        revive: brings the server back when it can be.
+        most_failures: stop when so many jobs of this run failed; None never stops.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of a run, each from a room of its own
@@ -77,6 +82,7 @@ class MainJob:
         *,
         total: int,
         retention: RetentionSettings,
+        revive: Callable[[], Awaitable[None]],
         most_failures: int | None = None,
     ) -> None:
         self._batch = batch
@@ -86,8 +92,13 @@ class MainJob:
         self._crew = crew
         self._screen = screen
         self._retention = retention
+        self._revive = revive
         self._most_failures = most_failures
         self._signals = 0
+        self._is_stopping = self._is_sealed = False
+        self._moved = self._looked = time.monotonic()
+        self._failed_before = out.tally.outcomes["failed"]
+        self._outage = Outage()
         self._ending = Ending(total, out.tally, batch.batch_id)
 
     async def do(self) -> Ending:
@@ -95,18 +106,22 @@ class MainJob:
         began, ending = time.monotonic(), self._ending
         feeding = asyncio.create_task(self._feed.run())
         self._crew.start(self._batch.batch_id)
-        try:
-            with self._catching_signals():
+        with self._catching_signals():
+            try:
                 await self._watch(feeding)
-        finally:
-            feeding.cancel()
-            await asyncio.gather(feeding, return_exceptions=True)
-            await self._crew.stop()
-        while await self._follow.step(block_ms=1):
-            pass
-        await self._follow.sync()
-        progress = await self._batch.progress()
-        ending.scope, ending.capped_by_default = progress.scope, progress.capped_by_default
+            except ServerError:
+                self._crew.leave()  # nothing can be settled any more
+                raise
+            finally:
+                self._is_stopping = True
+                feeding.cancel()
+                await asyncio.gather(feeding, return_exceptions=True)
+                await self._crew.stop()
+            try:
+                await self._collect()
+            except AWAY as error:
+                self._out.sync()
+                ending.reason = f"Redis is away ({error or type(error).__name__})"
         ending.left = ending.total - self._done
         if ending.parked:
             ending.parked = ending.left
@@ -115,6 +130,16 @@ class MainJob:
         ending.wall_s = time.monotonic() - began
         return ending
 
+    async def _collect(self) -> None:
+        """Write what was settled last, and take the final counts."""
+        while await self._follow.step(block_ms=1):
+            pass
+        await self._follow.sync()
+        self._note(await self._batch.progress())
+
+    def _note(self, progress: Progress) -> None:
+        self._ending.scope, self._ending.capped_by_default = progress.scope, progress.capped_by_default
+
     @property
     def _done(self) -> int:
         """Lines of the input that are answered; OUT may hold more, which were taken out of the input."""
@@ -122,23 +147,34 @@ class MainJob:
 
     async def _watch(self, feeding: asyncio.Task[None]) -> None:
         """Write results as they come, until every line is there or nothing can go on."""
-        moved = looked = time.monotonic()
-        is_sealed = False
         while not self._is_over(feeding):
-            came = await self._follow.step()
-            now = time.monotonic()
-            moved = now if came else moved
-            if feeding.done() and not is_sealed:
-                feeding.result()
-                await self._seal()
-                is_sealed = True
-            if now - looked >= LOOK_EVERY_S:
-                looked = now
-                if await self._is_stuck(still_s=now - moved):
+            try:
+                if await self._step(feeding):
                     return
+            except AWAY as error:
+                if self._crew.is_over:  # else the crew has said so
+                    self._outage.begin(error)
+                await self._revive()
+                await asyncio.sleep(LOOK_EVERY_S)
+            else:
+                self._outage.end()
+
+    async def _step(self, feeding: asyncio.Task[None]) -> bool:
+        """Write what came, look around from time to time; tell whether nothing can go on."""
+        came = await self._follow.step()
+        now = time.monotonic()
+        self._moved = now if came else self._moved
+        if feeding.done() and not self._is_sealed:
+            feeding.result()
+            await self._seal()
+            self._is_sealed = True
+        if now - self._looked < LOOK_EVERY_S:
+            return False
+        self._looked = now
+        return await self._is_stuck(still_s=now - self._moved)
 
     def _is_over(self, feeding: asyncio.Task[None]) -> bool:
-        ending, failed = self._ending, self._ending.tally.outcomes["failed"]
+        ending, failed = self._ending, self._ending.tally.outcomes["failed"] - self._failed_before
         if feeding.done() and not self._follow.outstanding:
             feeding.result()
             return True
@@ -159,10 +195,16 @@ class MainJob:
         """Look at the batch, show it, and tell whether nothing can go on without somebody's help."""
         parked, waiting, running = await self._batch.waiting()
         progress = await self._batch.progress()
+        self._note(progress)
         total, tally, written = self._ending.total, self._ending.tally, self._follow.written
         self._screen.show(
             Sight(self._done, written, total, running, parked, progress.scope, tally, self._crew.errors()[-3:])
         )
+        if waiting + running and not written and not self._signals:
+            lanes = await self._batch.lanes()
+            if self._crew.unreachable(lanes, for_s=UNREACHABLE_S):
+                self._ending.reason = f"no call was answered: {self._crew.unreachable(lanes, for_s=0)}"
+                return True
         if running or still_s < STILL_S:
             return False
         if progress.cancelled and not parked and not waiting:
@@ -203,7 +245,8 @@ class MainJob:
 
     def _on_signal(self) -> None:
         self._signals += 1
-        act: Callable[[], None] = self._crew.drain if self._signals == 1 else self._crew.leave
+        is_first = self._signals == 1 and not self._is_stopping
+        act: Callable[[], None] = self._crew.drain if is_first else self._crew.leave
         act()
-        if self._signals == 1:
+        if is_first:
             self._screen.say("stopping: running calls may finish; once more leaves now, and their cost unconfirmed")

@@ -14,6 +14,7 @@ from farebox.errors import InputError
 from farebox.ledger import GLOBAL
 from farebox.money import dollars_from_nusd
 from farebox_worker.bus.lapse import lapse
+from farebox_worker.bus.withdraw import withdraw
 from farebox_worker.files import sidecar as sidecars
 from farebox_worker.files.lines import Line
 from farebox_worker.files.output import OutputFile
@@ -51,7 +52,10 @@ async def settle_in(session: Session, batch: Batch, out: OutputFile, place: Side
     """Open the batch there: end what a killed run left leased, and carry its spending over into a new ledger."""
     if session.server and session.server.first_user:
         await _end_the_dead(session, screen)
-    is_new = not await session.redis.exists(batch.keys.batch(batch.batch_id))
+    record = batch.keys.batch(batch.batch_id)
+    is_new = not await session.redis.exists(record)
+    if await session.redis.hexists(record, "cancelled"):  # type: ignore[misc]
+        raise InputError(f"{out.path.name} belongs to a cancelled batch: start again with another -o.")
     await batch.open(Path(place.input).name)
     if is_new and out.spent_nusd:
         await session.ledger.carry_over([GLOBAL, f"batch:{batch.batch_id}"], out.spent_nusd)
@@ -68,6 +72,21 @@ async def _end_the_dead(session: Session, screen: Screen) -> None:
             f"{len(held)} calls were running when the last run was killed. Whether they were billed is unknown: "
             f"{dollars_from_nusd(sum(held))} stay unconfirmed, and count against the budget"
         )
+
+
+async def leave_out(batch: Batch, lines: Iterable[Line], screen: Screen) -> None:
+    """Withdraw what an earlier run submitted and this one does not ask: lines taken out, or beyond --first."""
+    flows = [flow.decode() for flow in await batch.redis.smembers(batch.keys.flows(batch.batch_id))]  # type: ignore[misc]
+    waiting = {flow: {job.decode() for job in await batch.redis.zrange(flow, 0, -1)} for flow in flows}
+    if not any(waiting.values()):
+        return
+    asked = (batch.job_id(line.job.custom_id) for line in lines if line.job)
+    for job_id in asked:
+        for jobs in waiting.values():
+            jobs.discard(job_id)
+    withdrawn = [await withdraw(batch.tongue, flow, sorted(jobs)) for flow, jobs in waiting.items()]
+    if sum(withdrawn):
+        screen.say(f"{sum(withdrawn):,} jobs of an earlier run were still waiting and are not asked now: withdrawn")
 
 
 async def handle_changed(

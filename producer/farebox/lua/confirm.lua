@@ -1,0 +1,21 @@
+-- confirm: an operator says what attempts of unknown outcome really cost: nothing, or all that was held.
+--
+-- ARGV[4]  "release" (it was not billed) or "charge" (it was, at its worst case)
+-- ARGV[5…] attempt tokens
+--
+-- Returns {seq, how many were known, their nano-dollars}
+local known, total = 0, 0
+for i = 5, #ARGV do
+  local record = redis.call('HGET', P .. 'unconfirmed', ARGV[i])
+  if record then
+    local amount, _, scopes = read_doubt(record)
+    known, total = known + 1, total + amount
+    redis.call('HDEL', P .. 'unconfirmed', ARGV[i])
+    for _, scope in ipairs(scopes) do
+      count(scope, 'unconfirmed', -amount)
+      if ARGV[4] == 'charge' then count(scope, 'spent', amount) end
+    end
+  end
+end
+flush()
+return {seq, known, int(total)}

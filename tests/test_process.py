@@ -1,0 +1,352 @@
+"""One worker process against a provider that does what the test says, without HTTP, on a fake and a real server."""
+
+import asyncio
+import signal
+import tempfile
+import time
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import fakeredis
+import pytest
+from arq.connections import ArqRedis
+from redis import Redis as SyncRedis
+
+from farebox.batch import Batch
+from farebox.connection import connect
+from farebox.errors import LedgerError, ProviderAuthError, ProviderRateLimitError
+from farebox.records import Job
+from farebox_worker import attempt as attempts
+from farebox_worker.bus.claim import Ask, claim
+from farebox_worker.catalogue import Entry
+from farebox_worker.embedded import start_server
+from farebox_worker.process import Process
+from farebox_worker.providers.base import Facts, Prepared, Reply, TokenUsage
+from farebox_worker.rates import PRETEND
+from farebox_worker.routes import Route, Routes
+from farebox_worker.settings import Settings, WorkerSettings
+
+LANE = "sim:one"
+HOLD = 30_000  # 10 tokens in at $1, 10 out at $2 per million
+COST = 9_000  # 3 in, 3 out
+
+
+class Scripted:
+    """A provider that answers at once, or as `act` says. `posted` are the moments it was called."""
+
+    provider_id = "sim"
+
+    def __init__(self):
+        self.posted = []
+        self.act = None
+        self.on_prepare = None
+
+    def prepare(self, job, facts):
+        if self.on_prepare:
+            self.on_prepare(job)
+        return Prepared(job.body, 10, 10, capped_by_default=False, api="chat")
+
+    async def post(self, prepared, *, timeout_s):
+        self.posted.append(time.monotonic())
+        if self.act:
+            await self.act(len(self.posted))
+        return Reply(200, "r", b"{}", b"{}", TokenUsage(input_tokens=3, output_tokens=3), "answered")
+
+    async def aclose(self):
+        pass
+
+
+class Shelf:
+    """A catalogue, and its prices, of one model."""
+
+    def resolve(self, model_ref, *, tier):
+        facts = Facts("one", 1000, 100, 100)
+        return Entry(model_ref, "sim", "one", facts, PRETEND, free=False, rpm=None, tpm=None, max_concurrency=None)
+
+    def refresh_if_older_than(self, seconds):
+        return False
+
+
+class Stage:
+    """A bus with a batch, and processes on it."""
+
+    def __init__(self, url):
+        self.url = url
+        self.fake = None if url else fakeredis.FakeServer()
+        self.provider = Scripted()
+        self.processes = []
+        self.batch = Batch(self.client(), "b1")
+
+    def client(self):
+        if self.url:
+            return connect(self.url, client=ArqRedis)
+        return ArqRedis(fakeredis.FakeAsyncRedis(server=self.fake).connection_pool)
+
+    def eyes(self):
+        return SyncRedis.from_url(self.url) if self.url else fakeredis.FakeRedis(server=self.fake)
+
+    async def begin(self, count=0):
+        await self.batch.redis.flushall()
+        await self.batch.ledger.create()
+        await self.batch.open()
+        await self.submit(count)
+
+    async def submit(self, count, start=0):
+        await self.batch.submit([Job(1, f"c{n}", LANE, "chat", b"{}") for n in range(start, start + count)])
+
+    @asynccontextmanager
+    async def process(self, **worker):
+        worker = {"concurrency": 4, "lease_s": 30.0, "drain_s": 10.0, "request_timeout_s": 5.0} | worker
+        routes = Routes(Shelf(), Shelf(), lambda _: self.provider)
+        process = Process(self.client(), Settings(worker=WorkerSettings(**worker)), routes, handle_signals=False)
+        process.task = asyncio.create_task(process.main())
+        self.processes.append(process)
+        try:
+            yield process
+        finally:
+            process.leave()
+            await asyncio.gather(process.task, return_exceptions=True)
+            await process.close()
+
+    async def money(self):
+        scope = await self.batch.ledger.scope()
+        return scope.spent_nusd, scope.held_nusd, scope.unconfirmed_nusd
+
+    async def results(self):
+        return [pair for entry in await self.batch.read(count=1000) for pair in entry.results]
+
+    async def finished(self, count, within_s=10):
+        await until(lambda: self._has_finished(count), within_s)
+
+    async def _has_finished(self, count):
+        return (await self.batch.progress()).finished >= count
+
+
+async def until(is_so, within_s=10):
+    async with asyncio.timeout(within_s):
+        while not (await found if asyncio.iscoroutine(found := is_so()) else found):  # noqa: ASYNC110 - it is in Redis
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def stage(server):
+    stage = Stage(server)
+    yield stage
+    await stage.batch.redis.aclose(close_connection_pool=True)
+
+
+async def test_jobs_are_answered_once_and_booked(stage):
+    await stage.begin(20)
+    async with stage.process():
+        await stage.finished(20)
+    assert sorted(job for job, _ in await stage.results()) == sorted(stage.batch.job_id(f"c{n}") for n in range(20))
+    assert await stage.money() == (20 * COST, 0, 0)
+    assert len(stage.provider.posted) == 20
+
+
+async def test_a_first_signal_drains(stage):
+    await stage.begin(6)
+    go_on = asyncio.Event()
+    stage.provider.act = lambda n: go_on.wait()
+    async with stage.process(concurrency=2) as process:
+        await until(lambda: len(stage.provider.posted) == 2)
+        process.handle_sig(signal.SIGTERM)
+        await asyncio.sleep(0.1)
+        assert not process.task.done()
+        go_on.set()
+        await asyncio.wait_for(process.task, 5)
+    assert await stage.money() == (2 * COST, 0, 0)
+    assert await stage.batch.waiting() == (0, 4, 0)
+    assert len(stage.provider.posted) == 2
+
+
+async def test_a_second_signal_leaves_and_what_was_sent_stays_owed(stage):
+    await stage.begin(6)
+    stage.provider.act = lambda n: asyncio.Event().wait()
+    async with stage.process(concurrency=2) as process:
+        await until(lambda: len(stage.provider.posted) == 2)
+        process.handle_sig(signal.SIGINT)
+        process.handle_sig(signal.SIGINT)
+        await asyncio.wait_for(process.task, 5)
+    assert await stage.money() == (0, 0, 2 * HOLD)
+    assert await stage.batch.waiting() == (0, 6, 0)
+
+
+async def test_an_attempt_that_lost_its_lease_before_it_was_admitted_is_not_sent(stage):
+    await stage.begin(2)
+    eyes = stage.eyes()
+    lost = []
+
+    def steal(job):
+        if not lost:
+            lost.append(stage.batch.job_id(job.custom_id))
+            eyes.set(f"arq:in-progress:{lost[0]}", "another's-token-" + "farebox:flow:0:b1:" + LANE)
+
+    stage.provider.on_prepare = steal
+    async with stage.process():
+        await stage.finished(1)
+        await asyncio.sleep(0.1)
+    eyes.close()
+    assert len(stage.provider.posted) == 1
+    assert [job for job, _ in await stage.results()] != lost
+    assert await stage.money() == (COST, 0, 0)
+
+
+async def test_an_attempt_whose_lease_has_run_out_is_handed_back_unsent(stage):
+    await stage.begin(1)
+    [claimed] = (await claim(stage.batch.tongue, [Ask(LANE, 1)], lease_ms=1)).jobs
+    route = Route(LANE, Shelf().resolve(LANE, tier="standard"), stage.provider)
+    one = attempts.prepare(claimed, "b1", route, deadline=time.monotonic() - 0.001)
+    settlement, verdict = await attempts.send(one, timeout_s=1, max_attempts=5)
+    assert (settlement.action, settlement.money, verdict) == ("return", "release", None)
+    assert not stage.provider.posted
+
+
+async def test_wrong_credentials_stop_the_provider_here_and_hand_the_jobs_back(stage):
+    await stage.begin(8)
+
+    async def refuse(n):
+        raise ProviderAuthError("sim", "no such key", status_code=401, own_body=True)
+
+    stage.provider.act = refuse
+    async with stage.process(concurrency=3) as process:
+        await until(lambda: "sim" in process.routes.stopped)
+        await until(lambda: process.in_flight == 0)
+        await asyncio.sleep(0.1)
+        assert not process.task.done()
+    assert len(stage.provider.posted) <= 3
+    assert await stage.money() == (0, 0, 0)
+    assert await stage.batch.waiting() == (0, 8, 0)
+
+
+async def test_a_rate_limit_pauses_the_lane_and_costs_no_attempt(stage):
+    await stage.begin(3)
+
+    async def limit(n):
+        if n == 1:
+            raise ProviderRateLimitError("sim", "slow down", retry_after=0.5, status_code=429, own_body=True)
+
+    stage.provider.act = limit
+    async with stage.process(concurrency=1):
+        await stage.finished(3)
+    first, second, *_ = stage.provider.posted
+    assert second - first >= 0.45
+    assert len(stage.provider.posted) == 4
+    assert {result.attempts for _, result in await stage.results()} == {1}
+
+
+async def test_a_payload_of_garbage_fails_visibly_and_kills_nobody(stage):
+    await stage.begin(3)
+    poisoned = [stage.batch.job_id("c0"), stage.batch.job_id("c1")]
+    await stage.batch.redis.set(f"arq:job:{poisoned[0]}", b"\xc1\xff\x00 garbage")
+    await stage.batch.redis.set(f"arq:job:{poisoned[1]}", b"\x80")
+    async with stage.process() as process:
+        await stage.finished(3)
+        assert not process.task.done()
+    outcomes = {job: result.error_code for job, result in await stage.results()}
+    assert outcomes == {poisoned[0]: "undecodable", poisoned[1]: "undecodable", stage.batch.job_id("c2"): ""}
+    assert await stage.money() == (COST, 0, 0)
+
+
+async def test_an_adapter_that_breaks_leaves_the_money_owed_and_ends_after_two_doubts(stage):
+    await stage.begin(1)
+
+    async def break_down(n):
+        raise RuntimeError("a bug")
+
+    stage.provider.act = break_down
+    async with stage.process():
+        await stage.finished(1)
+    [(_, result)] = await stage.results()
+    assert result.error_code == "outcome_unknown"
+    assert await stage.money() == (0, 0, 2 * HOLD)
+
+
+async def test_an_idle_worker_picks_a_job_up_at_its_doorbell(stage):
+    await stage.begin(1)
+    async with stage.process():
+        await stage.finished(1)
+        await asyncio.sleep(0.3)
+        submitted = time.monotonic()
+        await stage.submit(1, 1)
+        await until(lambda: len(stage.provider.posted) == 2, 2)
+    assert stage.provider.posted[1] - submitted < 0.5
+
+
+async def test_a_new_lane_is_heard_of(stage):
+    await stage.begin()
+    async with stage.process():
+        await asyncio.sleep(0.3)
+        await stage.submit(1)
+        await stage.finished(1, 3)
+
+
+async def test_a_lone_worker_with_a_short_lease_takes_over_from_the_dead(stage):
+    await stage.begin(1)
+    assert (await claim(stage.batch.tongue, [Ask(LANE, 1)], lease_ms=2500)).jobs
+    async with stage.process(lease_s=1.0):
+        await stage.finished(1, 8)
+
+
+async def test_at_the_limit_jobs_wait_and_go_on_when_it_is_raised(stage):
+    await stage.begin(5)
+    await stage.batch.ledger.set_limit("global", 2 * HOLD)
+    async with stage.process():
+        await until(stage.batch.parked)
+        await until(lambda: stage.processes[0].in_flight == 0)
+        spent, held, _ = await stage.money()
+        assert spent + held <= 2 * HOLD
+        await stage.batch.ledger.set_limit("global", 10 * HOLD)
+        await stage.finished(5, 3)
+
+
+async def _flush(redis):
+    await redis.flushall()
+
+
+async def _replace(redis):
+    await redis.hset("farebox:ledger", "epoch", "another")
+
+
+async def _forget(redis):
+    await redis.hset("farebox:ledger", "seq", 1)
+
+
+@pytest.mark.parametrize("lose", [_flush, _replace, _forget])
+async def test_a_lost_ledger_stops_the_sending(stage, lose):
+    await stage.begin(50)
+    stage.provider.act = lambda n: asyncio.sleep(0.02)
+    async with stage.process(concurrency=1) as process:
+        await until(lambda: len(stage.provider.posted) >= 3)
+        await lose(stage.batch.redis)
+        with pytest.raises(LedgerError):
+            await asyncio.wait_for(process.task, 5)
+        assert isinstance(process.failure, LedgerError)
+        sent = len(stage.provider.posted)
+        await asyncio.sleep(0.1)
+    assert len(stage.provider.posted) == sent < 50
+
+
+@pytest.mark.server
+async def test_nothing_is_lost_when_the_server_dies_and_comes_back():
+    with tempfile.TemporaryDirectory(prefix="fbp") as folder:
+        server = start_server(Path(folder), appendfsync="always")
+        stage = Stage(server.url)
+        try:
+            await stage.begin(60)
+            stage.provider.act = lambda n: asyncio.sleep(0.03)
+            async with stage.process(concurrency=4) as process:
+                for reached in (8, 30):
+                    await until(lambda reached=reached: len(stage.provider.posted) >= reached)
+                    server.kill()
+                    await asyncio.sleep(0.3)
+                    server = start_server(Path(folder), appendfsync="always")
+                await stage.finished(60, 20)
+                await until(lambda: process.in_flight == 0)
+            results = await stage.results()
+            assert sorted(job for job, _ in results) == sorted(stage.batch.job_id(f"c{n}") for n in range(60))
+            assert await stage.money() == (60 * COST, 0, 0)
+            assert len(stage.provider.posted) == 60
+        finally:
+            await stage.batch.redis.aclose(close_connection_pool=True)
+            server.kill()
