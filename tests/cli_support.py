@@ -44,7 +44,9 @@ class Desk:
 
     def environ(self, **extra):
         kept = {name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")}
-        kept = {name: value for name, value in kept.items() if not name.startswith("FAREBOX_") or name == "FAREBOX_DEBUG"}
+        kept = {
+            name: value for name, value in kept.items() if not name.startswith("FAREBOX_") or name == "FAREBOX_DEBUG"
+        }
         return kept | self.environment | extra
 
     def start(self, *words, cwd=None, stdin=subprocess.DEVNULL, preexec_fn=None, **extra):
@@ -52,7 +54,7 @@ class Desk:
         process = subprocess.Popen(
             [*COMMAND, *map(str, words)],
             cwd=cwd or self.home, env=self.environ(**extra), stdin=stdin, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, start_new_session=True, preexec_fn=preexec_fn,
+            stderr=subprocess.PIPE, start_new_session=True, preexec_fn=preexec_fn,  # noqa: PLW1509 - no threads here
         )  # fmt: skip
         self.started.append(process)
         return process
@@ -94,6 +96,10 @@ class Desk:
         )
         (self.home / "farebox.toml").write_text(text)
         self.environment["SIM_API_KEY"] = KEY
+
+    def files(self):
+        """The names in the user's directory."""
+        return sorted(path.name for path in self.home.iterdir() if not path.name.startswith(".sim"))
 
     def out(self, name="out.jsonl"):
         """The lines of an output file; every one must be valid JSON and complete."""

@@ -16,6 +16,7 @@ import fakeredis
 import pytest
 from redis import Redis as SyncRedis
 from redis.asyncio import Redis
+from tests.cli_support import desk, simulate  # noqa: F401 - fixtures of the command line's tests
 
 
 def server_binary() -> str | None:

@@ -1,6 +1,7 @@
 """The six verbs, one promise a test, on a fake and on a real server."""
 
 import asyncio
+import dataclasses
 
 import pytest
 
@@ -365,3 +366,6 @@ async def test_an_operator_releases_or_charges_what_is_unconfirmed(batch, is_cha
     scope = await batch.ledger.scope("model:echo:echo")
     assert (scope.spent_nusd, scope.unconfirmed_nusd) == (spent, 0)
     assert await batch.ledger.unconfirmed() == []
+    late = dataclasses.replace(finished(claimed[0], amount=40), scopes=scopes(batch))
+    assert await settle(batch.tongue, [late], results_ttl_ms=TTL) == ["repeat" if is_charge else "done"]
+    assert (await batch.ledger.scope("model:echo:echo")).spent_nusd == (100 if is_charge else 40)

@@ -1,14 +1,12 @@
 """The other commands as an operator meets them: submit, worker, results, status, cancel, budget, cost, models."""
 
 import json
-import os
 import subprocess
 import sys
 import time
 
 import pytest
-
-from tests.cli_support import COMMAND, EXAMPLES, assert_exactly_once, desk, prompt, simulate  # noqa: F401
+from tests.cli_support import COMMAND, EXAMPLES, assert_exactly_once, prompt
 
 MONEY = {f"{name}_{unit}" for name in ("limit", "spent", "held", "unconfirmed") for unit in ("nusd", "usd")}
 
@@ -143,7 +141,9 @@ def test_cancel_before_anything_was_sent(desk, ledger):
 def test_cancel_while_a_run_is_going(desk, simulate):
     simulated = simulate("--latency-ms", 200)
     desk.prompts(100)
-    process = desk.start("run", "in.jsonl", "-m", "sim:sim-1", "--budget", 1, "-o", "out.jsonl", "--concurrency", 4, "--json")
+    process = desk.start(
+        "run", "in.jsonl", "-m", "sim:sim-1", "--budget", 1, "-o", "out.jsonl", "--concurrency", 4, "--json"
+    )
     while not (desk.home / "out.jsonl").exists() or not (desk.home / "out.jsonl").stat().st_size:
         time.sleep(0.02)
         assert process.poll() is None
@@ -277,8 +277,10 @@ def test_help_and_version_are_quick_and_clean(desk):
         [sys.executable, "-X", "importtime", "-m", "farebox_worker", "--help"], capture_output=True, text=True,
         check=True,
     ).stderr  # fmt: skip
-    assert not [name for name in ("openai", "anthropic", "genai_prices", "arq") if f"| {name}\n" in loaded.replace(" " * 2, "")]
-    assert os.listdir(desk.home) == []
+    assert not [
+        name for name in ("openai", "anthropic", "genai_prices", "arq") if f"| {name}\n" in loaded.replace(" " * 2, "")
+    ]
+    assert desk.files() == []
 
 
 def test_json_is_one_object_even_when_logs_are_written(desk, ledger):

@@ -7,9 +7,9 @@ import time
 from contextlib import contextmanager
 
 import pytest
+from tests.cli_support import KEY, prompt
 
 from farebox_worker.server_process import ask, start_server
-from tests.cli_support import KEY, desk, prompt, simulate  # noqa: F401
 
 ECHO = ["-m", "echo:echo", "--budget", 1]
 
@@ -86,7 +86,10 @@ def test_every_bad_line_is_named_with_its_number(desk):
 
 def test_unknown_models_and_too_large_lines(desk):
     big = json.dumps({"prompt": "x" * 8_100_000})
-    desk.write("in.jsonl", ['{"prompt": "x", "model": "echo:ecko"}', '{"prompt": "x"}', big, '{"prompt":"x","model":"gpt-5-mini"}'])
+    desk.write(
+        "in.jsonl",
+        ['{"prompt": "x", "model": "echo:ecko"}', '{"prompt": "x"}', big, '{"prompt":"x","model":"gpt-5-mini"}'],
+    )
     said = refused(desk, 2, "run", "in.jsonl", "--budget", 1)
     assert "in.jsonl:1: model not found: echo:ecko. Did you mean echo:echo?" in said
     assert "in.jsonl:2: no model" in said
@@ -184,7 +187,7 @@ def test_a_data_directory_that_is_a_file(desk):
 def test_flags_that_cannot_be(desk, flags):
     desk.prompts(1)
     refused(desk, 2, "run", "in.jsonl", "-m", "echo:echo", *flags)
-    assert sorted(os.listdir(desk.home)) == ["in.jsonl"]
+    assert desk.files() == ["in.jsonl"]
 
 
 @pytest.mark.parametrize(
@@ -407,7 +410,7 @@ def test_commands_on_an_empty_data_directory_say_how_to_begin(desk, words):
     desk.prompts(1)
     said = refused(desk, 2, *words)
     assert "farebox run IN --budget USD" in said
-    assert sorted(os.listdir(desk.home)) == ["in.jsonl"], "and they create nothing"
+    assert desk.files() == ["in.jsonl"], "and they create nothing"
 
 
 @pytest.mark.parametrize("words", [["status", "nope"], ["results", "nope", "-o", "r.jsonl"], ["cancel", "nope"]])

@@ -1,10 +1,9 @@
 """`farebox run` as a user meets it: every line answered once, paid to the nano-dollar, and said so."""
 
 import json
-import os
 
 import pytest
-from tests.cli_support import EXAMPLES, IN_USD, KEY, OUT_USD, assert_exactly_once, desk, prompt, simulate  # noqa: F401
+from tests.cli_support import EXAMPLES, IN_USD, KEY, OUT_USD, assert_exactly_once, prompt
 
 FIELDS = {
     "batch_id", "total", "succeeded", "failed", "cancelled", "parked", "input_tokens", "output_tokens", "truncated",
@@ -21,7 +20,12 @@ def test_the_example_file_is_answered_line_by_line(desk):
     ended = desk.run("run", EXAMPLES, "-m", "echo:echo", "--budget", 1, "-o", "out.jsonl", "--json")
     assert ended.code == 0
     assert ended.json.keys() >= FIELDS
-    assert (ended.json["total"], ended.json["succeeded"], ended.json["failed"], ended.json["parked"]) == (200, 200, 0, 0)
+    assert (ended.json["total"], ended.json["succeeded"], ended.json["failed"], ended.json["parked"]) == (
+        200,
+        200,
+        0,
+        0,
+    )
     lines = desk.out()
     assert_exactly_once(lines, ids_of(EXAMPLES))
     assert all(line["response"]["status_code"] == 200 and line["error"] is None for line in lines)
@@ -98,14 +102,14 @@ def test_first_n_then_all(desk, simulate):
 def test_a_dry_run_sends_nothing_and_leaves_nothing(desk, simulate):
     simulated = simulate()
     desk.prompts(10)
-    before = sorted(os.listdir(desk.home))
+    before = desk.files()
     ended = desk.run("run", "in.jsonl", "-m", "sim:sim-1", "--dry-run", "--json")
     assert ended.code == 0
     assert ended.json["jobs"] == 10
     assert ended.json["worst_nusd"] > 0
     assert "nothing was sent" in ended.stderr
     assert simulated.bill()["calls"] == 0
-    assert sorted(os.listdir(desk.home)) == before
+    assert desk.files() == before
 
 
 def test_bad_lines_are_refused_or_left_out(desk):

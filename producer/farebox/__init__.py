@@ -4,8 +4,9 @@ This package is what every process shares: it needs redis and msgspec, and impor
 command line are `farebox_worker`, installed with `pip install "farebox[worker]"`.
 """
 
-from farebox.batch import Batch, Entry, Progress, Submitted, list_batches
-from farebox.connection import check_server, connect
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from farebox.errors import (
     BatchClosedError,
     ConfigError,
@@ -28,8 +29,12 @@ from farebox.errors import (
     ServerError,
     UntranslatableError,
 )
-from farebox.ledger import Ledger, Scope, Unconfirmed
-from farebox.records import Job, Result
+
+if TYPE_CHECKING:
+    from farebox.batch import Batch, Entry, Progress, Submitted, list_batches
+    from farebox.connection import check_server, connect
+    from farebox.ledger import Ledger, Scope, Unconfirmed
+    from farebox.records import Job, Result
 
 __all__ = [  # noqa: RUF022 - grouped by what they are for
     # the bus
@@ -68,3 +73,18 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "ServerError",
     "UntranslatableError",
 ]
+
+_HOMES = {
+    "batch": ("Batch", "Entry", "Progress", "Submitted", "list_batches"),
+    "connection": ("check_server", "connect"),
+    "ledger": ("Ledger", "Scope", "Unconfirmed"),
+    "records": ("Job", "Result"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for when it is asked for: errors and settings need no Redis client."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'farebox' has no attribute {name!r}")
+    return getattr(import_module(f"farebox.{_HOME_OF[name]}"), name)

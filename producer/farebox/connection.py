@@ -5,10 +5,11 @@ Addresses are shown without their passwords, always.
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
@@ -16,6 +17,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from farebox.errors import ConfigError, ServerError
+
+try:
+    import hiredis
+except ImportError:  # a producer without the worker's extra
+    hiredis = None  # type: ignore[assignment]
 
 AWAY = (RedisConnectionError, RedisTimeoutError, OSError)  # the server may come back: verbs are safe to send again
 Client = TypeVar("Client", bound=Redis)
@@ -47,7 +53,23 @@ def connect(url: str, *, client: type[Client] = Redis) -> Client:  # type: ignor
         )
     except ValueError as error:
         raise ConfigError(f"[redis] url {shown(url)!r}: {error}") from None
+    pool = made.connection_pool
+    pool.connection_class = _PACKED.get(pool.connection_class, pool.connection_class)
     return made
+
+
+def _packed(connection: type[AbstractConnection]) -> type[AbstractConnection]:
+    """Let hiredis pack commands: redis-py's asyncio connections do it in Python, at six times the cost."""
+
+    class Packed(connection):  # type: ignore[misc,valid-type]
+        def pack_command(self, *arguments: Any) -> list[bytes]:
+            return [hiredis.pack_command(arguments)]
+
+    return Packed
+
+
+_KINDS: tuple[type[AbstractConnection], ...] = (Connection, UnixDomainSocketConnection, SSLConnection)
+_PACKED = {kind: _packed(kind) for kind in _KINDS} if hiredis else {}
 
 
 async def check_server(redis: Redis, *, url: str = "") -> None:

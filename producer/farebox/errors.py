@@ -156,7 +156,7 @@ class UntranslatableError(ProviderError):
 
     def __init__(self, provider_id: str, parameters: list[str], message: str = "") -> None:
         self.parameters = parameters
-        names = ",".join(parameters)
+        names = ", ".join(parameters)
         super().__init__(
             provider_id,
             message or f"{provider_id} cannot take: {names}. Remove it, or allow dropping it: --drop-params {names}",

@@ -7,8 +7,8 @@
 | `<ns>:scope:<scope>` | hash | none; batches: ids_days | admit, settle, lapse, book | everybody | spent, held, unconfirmed, overrun (nusd), calls, tokens, unpriced |
 | `<ns>:scopes` | set | none | settle, book, limit | cost | names of the scopes that ever counted or had a limit |
 | `<ns>:holds` | hash | none | admit, settle, lapse | settle, lapse | attempt token: hold, job, flow, scopes |
-| `<ns>:unconfirmed` | hash | none | settle, lapse | settle, cost | attempt token: amount, job, flow, scopes, when, why |
-| `<ns>:settled:<claim>` | hash | 10 min | settle | settle | which attempts of one claim are settled |
+| `<ns>:unconfirmed` | hash | none | settle, lapse, confirm | settle, cost | attempt token: amount, job, flow, scopes, when, why |
+| `<ns>:settled:<claim>` | hash | 10 min | settle, confirm | settle | which attempts of one claim are settled |
 | `<ns>:claim:<claim>` | string | one lease | claim | claim | what a claim took, so that it can be asked again |
 | `<ns>:lanes` | set | none | submit | workers, lapse | every lane that ever had a job |
 | `<ns>:lane:<lane>` | hash | none | claim, pause | claim | paused_until (ms), paused_why |

@@ -201,7 +201,9 @@ class Catalogue:
         """Gather a model's limits. A default cap leaves at least half of a small context window to the prompt."""
         listed = self._listed.get(provider_id, {}).get(model_id)
         window = given.context_window or (listed.context_window if listed else 0)
-        window = window or self._prices.context_window(ref) or UNKNOWN_CONTEXT_WINDOW
+        if not window and self._settings.providers[provider_id].kind != "echo":  # importing the table takes a while
+            window = self._prices.context_window(ref) or 0
+        window = window or UNKNOWN_CONTEXT_WINDOW
         most = given.max_output_tokens or (listed.max_output_tokens if listed else 0)
         most = most or _built_in_max_output(model_id) or window
         cap = given.default_max_tokens or min(DEFAULT_MAX_TOKENS, max(1, window // 2))

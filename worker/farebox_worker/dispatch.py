@@ -108,9 +108,10 @@ class Dispatch:
         while not self._is_stopping:
             self.bells.quiet()
             asks = self._asks()
+            deadline = time.monotonic() + self._worker.lease_s  # from before the first try: the lease may be older
             found = await self._claim(asks) if asks else Claims([], None)
             if found.jobs:
-                await self._start(found.jobs)
+                await self._start(found.jobs, deadline)
                 continue
             if until_empty and not self.in_flight and found.due_in_s is None:
                 return
@@ -143,9 +144,8 @@ class Dispatch:
             lambda: claim(self._tongue, asks, lease_ms=lease_ms, only_batch=self._only_batch, name=name)
         )
 
-    async def _start(self, jobs: list[Claimed]) -> None:
+    async def _start(self, jobs: list[Claimed], deadline: float) -> None:
         """Prepare claimed jobs, admit them, and start a task for each that may be sent."""
-        deadline = time.monotonic() + self._worker.lease_s
         ready: list[Attempt] = []
         for claimed in jobs:
             made = self._prepare(claimed, deadline)

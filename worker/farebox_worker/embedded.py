@@ -15,7 +15,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -42,6 +42,8 @@ _left_running: list[ServerProcess] = []
 class EmbeddedServer:
     """The server of a data directory, from enter to exit.
 
+    With `first_is_alone` a first user stays the only one until `let_others_in`: what is leased can be ended safely.
+
     Attributes, valid once entered:
         data_dir: absolute, 0700 when it is ours.
         url: `unix:///…/redis.sock`.
@@ -49,13 +51,15 @@ class EmbeddedServer:
         created: the directory held no data.
     """
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, *, first_is_alone: bool = False) -> None:
         self.data_dir = data_dir.expanduser().resolve()
         self.url = ""
         self.first_user = False
         self.created = False
         self._users = -1
         self._child: ServerProcess | None = None
+        self._first_is_alone = first_is_alone
+        self._door = ExitStack()  # holds the start lock while the first user is to be alone
 
     @property
     def pid(self) -> int:
@@ -66,7 +70,8 @@ class EmbeddedServer:
         """Attach to the running server, or start it. Raises: ServerError with what to do."""
         try:
             _make_directory(self.data_dir)
-            with self._alone():
+            with ExitStack() as door:
+                door.enter_context(self._alone())
                 self._become_user()
                 try:
                     self.created = holds_no_data(self.data_dir)
@@ -74,6 +79,8 @@ class EmbeddedServer:
                 except BaseException:
                     os.close(self._users)
                     raise
+                if self.first_user and self._first_is_alone:
+                    self._door = door.pop_all()
         except OSError as error:
             raise ServerError(_explain(error, self.data_dir)) from error
         return self
@@ -82,6 +89,7 @@ class EmbeddedServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Leave, and stop the server when nobody else uses it."""
+        self.let_others_in()
         try:
             with self._alone():
                 fcntl.flock(self._users, fcntl.LOCK_UN)
@@ -93,6 +101,10 @@ class EmbeddedServer:
             os.close(self._users)
         if self._child and self._child.is_running():
             _left_running.append(self._child)
+
+    def let_others_in(self) -> None:
+        """End being alone: whoever waits to enter may."""
+        self._door.close()
 
     def revive(self) -> None:
         """Start the server again if it died under us; it reads what it had acknowledged. Raises: ServerError."""

@@ -55,10 +55,10 @@ class Price(Rates):
 
     def worst_nusd(self, input_bound: int, output_bound: int) -> int:
         """Bound the cost of any request within so many tokens in and out, in nano-dollars, rounded up."""
-        reachable: list[Rates] = [self, *(rates for above, rates in self.tiers if above < input_bound)]
-        worst = max(
-            input_bound * rates.dearest_input_pusd + output_bound * rates.dearest_output_pusd for rates in reachable
-        )
+        worst = input_bound * self.dearest_input_pusd + output_bound * self.dearest_output_pusd
+        for above, rates in self.tiers:
+            if above < input_bound:
+                worst = max(worst, input_bound * rates.dearest_input_pusd + output_bound * rates.dearest_output_pusd)
         return nusd_from_pusd(worst + self.request_pusd)
 
     def cost_nusd(self, usage: TokenUsage, *, dearest: bool = False) -> int:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from arq.connections import ArqRedis
 
@@ -14,6 +14,7 @@ from farebox.connection import check_server, connect
 from farebox.errors import InputError, NoLedgerError
 from farebox.ledger import GLOBAL, Ledger
 from farebox.money import dollars, dollars_from_nusd, nusd_from_usd
+from farebox_worker.bus.lapse import lapse
 from farebox_worker.embedded import EmbeddedServer, holds_no_data
 from farebox_worker.settings import Settings
 
@@ -29,6 +30,7 @@ class Session:
     redis: ArqRedis
     ledger: Ledger
     server: EmbeddedServer | None
+    dead_holds: tuple[int, ...] = ()  # nano-dollars of the calls that ran when the last user was killed
 
     @property
     def namespace(self) -> str:
@@ -55,19 +57,33 @@ async def open_session(settings: Settings, *, creates: bool = False) -> AsyncIte
             data_dir = settings.redis.data_dir
             if not creates and holds_no_data(data_dir):
                 raise InputError(
-                    f"nothing here yet: {data_dir} holds no jobs and no money. Start with `farebox run IN --budget USD`, "
-                    "or name another place with --data-dir or --redis."
+                    f"nothing here yet: {data_dir} holds no jobs and no money. "
+                    "Start with `farebox run IN --budget USD`, or name another place with --data-dir or --redis."
                 )
-            server = stack.enter_context(EmbeddedServer(data_dir))
+            server = stack.enter_context(EmbeddedServer(data_dir, first_is_alone=True))
             url = server.url
         redis = connect(url, client=ArqRedis)
         try:
             await check_server(redis, url=url)
             session = Session(settings, url, redis, Ledger(redis, settings.redis.namespace), server)
             await _prepare_ledger(session, creates=creates)
+            if server:
+                session = replace(session, dead_holds=await _end_the_dead(session))
+                server.let_others_in()
             yield session
         finally:
             await redis.aclose(close_connection_pool=True)
+
+
+async def _end_the_dead(session: Session) -> tuple[int, ...]:
+    """When no other process uses the data directory, whatever is leased there belongs to a killed one: end it."""
+    if session.server is None or not session.server.first_user:
+        return ()
+    try:
+        ended = await lapse(session.ledger.tongue, dead=True)
+    except NoLedgerError:
+        return ()
+    return tuple(end.hold_nusd for end in ended if end.hold_nusd is not None)
 
 
 async def _prepare_ledger(session: Session, *, creates: bool) -> None:

@@ -114,8 +114,17 @@ local function wake(lane)  -- flows whose next job has become due
     local soonest = redis.call('ZRANGE', flow, 0, 0, 'WITHSCORES')
     if soonest[2] and (tonumber(soonest[2]) <= now) then open(flow) elseif soonest[2] then later(flow, tonumber(soonest[2])) end
   end
-  local head = redis.call('ZRANGE', waiting, 0, 0, 'WITHSCORES')
-  if head[2] and (not next_due or tonumber(head[2]) < next_due) then next_due = tonumber(head[2]) end
+  for _ = 1, 16 do  -- the head may be out of date: its flow may be empty by now, or wait for later
+    local head = redis.call('ZRANGE', waiting, 0, 0, 'WITHSCORES')
+    if not head[2] then return end
+    local soonest = redis.call('ZRANGE', head[1], 0, 0, 'WITHSCORES')[2]
+    if soonest and tonumber(soonest) <= tonumber(head[2]) then
+      if not next_due or tonumber(head[2]) < next_due then next_due = tonumber(head[2]) end
+      return
+    end
+    redis.call('ZREM', waiting, head[1])
+    if soonest then later(head[1], tonumber(soonest)) end
+  end
 end
 
 local function serve(lane, slots)

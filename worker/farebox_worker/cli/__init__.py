@@ -95,13 +95,11 @@ def main() -> None:
         sys.exit(1)
     except (ConfigError, InputError, ModelNotFoundError, UntranslatableError) as error:
         _end(str(error), 2)
-    except FareboxError as error:
-        _end(str(error), 1)
     except RedisError as error:
         _end(f"Redis: {error or type(error).__name__}", 1)
-    except OSError as error:
+    except (FareboxError, OSError) as error:
         _end(str(error), 1)
-    except Exception as error:  # noqa: BLE001 - people get a sentence; FAREBOX_DEBUG=1 shows the traceback
+    except Exception as error:  # people get a sentence; FAREBOX_DEBUG=1 shows the traceback
         if os.environ.get("FAREBOX_DEBUG"):
             raise
         _end(f"unexpected {type(error).__name__}: {error}. FAREBOX_DEBUG=1 shows where.", 1)

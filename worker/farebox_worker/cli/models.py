@@ -7,7 +7,7 @@ import click
 from farebox.errors import FareboxError
 from farebox_worker.catalogue import Entry
 from farebox_worker.cli.options import common, json_option, log_to_stderr, print_json, print_table, run_async, say
-from farebox_worker.settings import Settings
+from farebox_worker.settings import KEY_VARIABLES, Settings
 from farebox_worker.shop import Shop
 
 
@@ -40,8 +40,7 @@ async def _models(settings: Settings, pattern: str, *, everyone: bool, as_json: 
         for entry in found
     ]
     print_table(("model", "$/Mtok in", "$/Mtok out", "context", "default cap"), rows)
-    missing = [f"{name} ({variable})" for name, variable in (("openai", "OPENAI_API_KEY"), ("anthropic", "ANTHROPIC_API_KEY"))
-               if name not in settings.providers]  # fmt: skip
+    missing = [f"{name} ({key})" for name, key in KEY_VARIABLES.items() if name not in settings.providers]
     if missing and not pattern:
         say(f"not configured: {', '.join(missing)}")
 

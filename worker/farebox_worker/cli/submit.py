@@ -42,7 +42,7 @@ class _Named:
 @click.option("--skip-invalid", is_flag=True, help="Leave bad lines out instead of refusing the file.")
 @json_option
 @common
-def submit(  # noqa: PLR0913 - the flags of a command
+def submit(  # noqa: PLR0913, PLR0917 - the flags of a command
     settings: Settings,
     source: Path,
     batch: str | None,
@@ -100,7 +100,7 @@ class _SafeTable(dict[int, str]):
 _SAFE = _SafeTable()
 
 
-async def _submit(  # noqa: PLR0913 - what a submit takes
+async def _submit(
     settings: Settings,
     name: str,
     source: Path,

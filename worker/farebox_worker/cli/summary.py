@@ -61,6 +61,7 @@ def ending_json(ending: Ending, plan: Plan) -> dict[str, object]:
 def print_ending(ending: Ending, plan: Plan, out: Path, source: Path) -> None:
     """Tell people how it ended, what it cost, and which command goes on."""
     console = Console(stderr=True, highlight=False)
+    is_whole = not console.is_terminal  # a pipe gets whole lines, a terminal whole words
     tally = ending.tally
     done = ending.total - ending.left
     console.print(
@@ -71,10 +72,12 @@ def print_ending(ending: Ending, plan: Plan, out: Path, source: Path) -> None:
         console.print(_by_model(ending))
     console.print(_money(ending.scope), soft_wrap=True)
     for note in _notes(ending, plan):
-        console.print(note, markup=False, soft_wrap=True)
+        console.print(note, markup=False, soft_wrap=is_whole)
     if ending.exit_code not in (0, 3):
-        again = shlex.join(["farebox", *sys.argv[1:]])
-        console.print(_what_now(ending, source, again), markup=False, soft_wrap=True)
+        words, again = _what_now(ending, source)
+        console.print(words, markup=False, soft_wrap=is_whole)
+        if again:
+            console.print(f"  {shlex.join(['farebox', *sys.argv[1:]])}", markup=False, soft_wrap=True)  # to be copied
 
 
 def _by_model(ending: Ending) -> Table:
@@ -120,15 +123,16 @@ def _notes(ending: Ending, plan: Plan) -> list[str]:
     return notes
 
 
-def _what_now(ending: Ending, source: Path, again: str) -> str:
+def _what_now(ending: Ending, source: Path) -> tuple[str, bool]:
+    """Say why it is not done, and whether the same command goes on."""
     if ending.is_interrupted:
-        return f"Interrupted; {ending.left:,} lines are left. Go on with: {again}"
+        return f"Interrupted; {ending.left:,} lines are left. Go on with:", True
     if ending.reason:
-        return f"Stopped: {ending.reason}. {ending.left:,} lines are left; nothing is lost. Go on with: {again}"
+        return f"Stopped: {ending.reason}. {ending.left:,} lines are left; nothing is lost. Go on with:", True
     scope, need = ending.blocked or ("", 0)
     limit = "the budget of this run" if scope.startswith("batch:") else f"the limit of {scope}"
     command = "with a larger --budget" if scope.startswith("batch:") else "after `farebox budget set USD`"
     return (
         f"Parked at {limit}: {ending.parked:,} lines of {source.name} wait for money, and the next needs "
         f"{dollars_from_nusd(need)} at most. Nothing is lost: run the same command again {command}."
-    )
+    ), False

@@ -44,9 +44,7 @@ async def _serve(settings: Settings, *, burst: bool, batch: str) -> None:
     async with open_session(settings) as session, Shop(settings) as shop:
         await session.ledger.epoch()
         await shop.discover()
-        process = Process(
-            session.redis, settings, shop.routes, only_batch=batch, burst=burst, handle_signals=not batch
-        )
+        process = Process(session.redis, settings, shop.routes, only_batch=batch, burst=burst, handle_signals=not batch)
         following = asyncio.create_task(_follow_parent(process)) if batch else None
         log.info("serving namespace %s, up to %d calls per lane", session.namespace, settings.worker.concurrency)
         try:
@@ -64,7 +62,7 @@ async def _follow_parent(process: Process) -> None:
     """Heed the run that started this worker, be it by its SIGTERM or its death; Ctrl-C is the run's to hand on."""
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, process.handle_sig, signal.SIGTERM)
     parent = os.getppid()
-    while os.getppid() == parent:
+    while os.getppid() == parent:  # noqa: ASYNC110 - a parent's death is no event of ours
         await asyncio.sleep(1)
     process.drain()
 

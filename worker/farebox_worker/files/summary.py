@@ -81,7 +81,10 @@ def validate(path: str | Path, **options: Unpack[ReadOptions]) -> Summary:
 
 
 def bad_line_report(path: str | Path, summary: Summary, *, shown: int = SHOWN) -> str:
-    """Write the bad lines for people, one `file:line: message` each, many neighbours of one message together; "" when there are none."""
+    """Write the bad lines for people, one `file:line: message` each; "" when there are none.
+
+    Many neighbours with one message are told as one.
+    """
     if not summary.bad:
         return ""
     lines = [f"{path}: {summary.bad:,} of {summary.total:,} lines {'is' if summary.bad == 1 else 'are'} bad"]

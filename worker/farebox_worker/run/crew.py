@@ -109,7 +109,8 @@ class Crew:
 
     def errors(self) -> tuple[str, ...]:
         """The newest failure of each lane, for people."""
-        return tuple(f"{lane}: {error}" for lane, error in self._process.dispatch.last_error.items()) if self._process else ()
+        newest = self._process.dispatch.last_error if self._process else {}
+        return tuple(f"{lane}: {error}" for lane, error in newest.items())
 
     def _signal(self, signum: signal.Signals) -> None:
         for child in self._children:

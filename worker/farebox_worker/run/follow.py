@@ -16,7 +16,7 @@ from farebox_worker.files.output import OutputFile
 
 SYNC_S = 1.0
 SYNC_LINES = 1000
-READ_ENTRIES = 64
+READ_ENTRIES = 256
 BLOCK_MS = 200
 
 

@@ -249,4 +249,4 @@ class MainJob:
         act: Callable[[], None] = self._crew.drain if is_first else self._crew.leave
         act()
         if is_first:
-            self._screen.say("stopping: running calls may finish; once more leaves now, and their cost unconfirmed")
+            self._screen.say("stopping: running calls may finish; once more leaves at once, their cost unconfirmed")

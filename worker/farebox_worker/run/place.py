@@ -13,7 +13,6 @@ from farebox.batch import Batch
 from farebox.errors import InputError
 from farebox.ledger import GLOBAL
 from farebox.money import dollars_from_nusd
-from farebox_worker.bus.lapse import lapse
 from farebox_worker.bus.withdraw import withdraw
 from farebox_worker.files import sidecar as sidecars
 from farebox_worker.files.lines import Line
@@ -41,7 +40,7 @@ async def find(session: Session, known: Sidecar | None, source: Path, out: Outpu
         batch_id=out.done.batch or f"run-{secrets.token_hex(6)}",
         epoch=epoch,
         namespace=session.namespace,
-        input=str(source.resolve()),
+        input=str(source.resolve()),  # noqa: ASYNC240 - nothing else runs yet
         created=datetime.now(UTC),
         data_dir=str(session.settings.redis.data_dir) if session.server else None,
         redis_url=session.settings.redis.url,
@@ -49,9 +48,12 @@ async def find(session: Session, known: Sidecar | None, source: Path, out: Outpu
 
 
 async def settle_in(session: Session, batch: Batch, out: OutputFile, place: Sidecar, screen: Screen) -> None:
-    """Open the batch there: end what a killed run left leased, and carry its spending over into a new ledger."""
-    if session.server and session.server.first_user:
-        await _end_the_dead(session, screen)
+    """Open the batch there: say what a killed run left behind, and carry its spending over into a new ledger."""
+    if held := session.dead_holds:
+        screen.say(
+            f"{len(held)} calls were running when the last run was killed. Whether they were billed is unknown: "
+            f"{dollars_from_nusd(sum(held))} stay unconfirmed, and count against the budget"
+        )
     record = batch.keys.batch(batch.batch_id)
     is_new = not await session.redis.exists(record)
     if await session.redis.hexists(record, "cancelled"):  # type: ignore[misc]
@@ -62,16 +64,6 @@ async def settle_in(session: Session, batch: Batch, out: OutputFile, place: Side
         spent = dollars_from_nusd(out.spent_nusd)
         screen.say(f"this ledger is a new one: the {spent} that {out.path.name} says were spent are carried over")
     sidecars.write(sidecar_path(out.path), place)
-
-
-async def _end_the_dead(session: Session, screen: Screen) -> None:
-    """No other process uses this data directory, so whatever is leased belongs to a killed one."""
-    held = [end.hold_nusd for end in await lapse(session.ledger.tongue, dead=True) if end.hold_nusd is not None]
-    if held:
-        screen.say(
-            f"{len(held)} calls were running when the last run was killed. Whether they were billed is unknown: "
-            f"{dollars_from_nusd(sum(held))} stay unconfirmed, and count against the budget"
-        )
 
 
 async def leave_out(batch: Batch, lines: Iterable[Line], screen: Screen) -> None:

@@ -69,7 +69,7 @@ class Screen:
     def say(self, message: str) -> None:
         """Tell something at once, above the bar."""
         if not self._is_quiet:
-            self._console.print(message, markup=False, soft_wrap=True)
+            self._console.print(message, markup=False, soft_wrap=not self._console.is_terminal)
 
     def show(self, sight: Sight) -> None:
         """Show a moment."""
@@ -109,9 +109,9 @@ class Screen:
         table.add_row(bar, f"{sight.done:,}/{sight.total:,} {share}", f"{self._rate(sight):,.0f}/s", self._left(sight))
         tally = sight.tally
         counts = [f"{sight.running:,} running"]
-        for word in ("failed", "cancelled"):
-            if tally.outcomes[word]:
-                counts.append(f"[red]{tally.outcomes[word]:,} {word}[/red]")
+        counts += [
+            f"[red]{tally.outcomes[word]:,} {word}[/red]" for word in ("failed", "cancelled") if tally.outcomes[word]
+        ]
         if tally.finishes["truncated"]:
             counts.append(f"[yellow]{tally.finishes['truncated']:,} truncated[/yellow]")
         if sight.parked:
