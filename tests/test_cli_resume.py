@@ -327,9 +327,7 @@ def test_a_full_disk_loses_nothing(desk, simulate):
     simulated = simulate("--latency-ms", 10)
     desk.prompts(150)
     data = desk.home / "keep"  # its server is started first, without the limit
-    idle = desk.start("worker", "--data-dir", data, "--quiet")
     assert desk.run("budget", "off", "--data-dir", data).code == 0
-    desk.end(idle)
     holder = desk.start("worker", "--data-dir", data, "--quiet")
     wait_for((data / "users.lock").exists)
     time.sleep(1.5)
@@ -379,6 +377,18 @@ def test_two_runs_share_a_data_directory_and_keep_to_their_own(desk, simulate):
     assert_exactly_once(desk.out("b.jsonl.out.jsonl"), [f"p{n}" for n in range(1000, 1120)])
     assert sum(one.json["spent_nusd"] for one in ended) == simulated.bill()["cost_nusd"]
     assert simulated.bill()["calls"] == 240
+
+
+def test_a_run_that_reads_a_long_file_does_not_end_the_calls_of_another(desk, simulate):
+    simulated = simulate("--latency-ms", 4000)
+    desk.prompts(30_000, "long.jsonl")
+    desk.prompts(10, first=100_000)
+    long = desk.start("run", "long.jsonl", "-m", "echo:echo", "--budget", 100)  # the first to use the directory
+    wait_for((desk.home / ".farebox" / "users.lock").exists)
+    ended = desk.run(*run_words(), "--concurrency", 10)
+    assert (ended.code, ended.json["unconfirmed_nusd"]) == (0, 0)
+    assert simulated.bill()["calls"] == 10
+    assert desk.end(long).code == 0
 
 
 def test_one_of_two_runs_is_killed_and_the_other_goes_on(desk, simulate):

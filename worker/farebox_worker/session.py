@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 
 from arq.connections import ArqRedis
@@ -79,11 +79,11 @@ async def _end_the_dead(session: Session) -> tuple[int, ...]:
     """When no other process uses the data directory, whatever is leased there belongs to a killed one: end it."""
     if session.server is None or not session.server.first_user:
         return ()
-    try:
-        ended = await lapse(session.ledger.tongue, dead=True)
-    except NoLedgerError:
-        return ()
-    return tuple(end.hold_nusd for end in ended if end.hold_nusd is not None)
+    holds: list[int] = []
+    with suppress(NoLedgerError):
+        while ended := await lapse(session.ledger.tongue, dead=True):
+            holds += [end.hold_nusd for end in ended if end.hold_nusd is not None]
+    return tuple(holds)
 
 
 async def _prepare_ledger(session: Session, *, creates: bool) -> None:

@@ -110,10 +110,19 @@ def child_environment(settings: Settings) -> dict[str, str]:
     return os.environ | ({"FAREBOX_REDIS_URL": settings.redis.url} if settings.redis.url else {})
 
 
+class _StderrHandler(logging.Handler):
+    """Writes to what stderr is at the moment: the live screen takes it over, and keeps its lines apart."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)
+
+
 def log_to_stderr(*, is_quiet: bool = False) -> None:
     """Send our own log to stderr, one plain line per event."""
     logging.basicConfig(
-        level=logging.WARNING if is_quiet else logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+        level=logging.WARNING if is_quiet else logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+        handlers=[_StderrHandler()],
     )
     logging.getLogger("farebox_worker").setLevel(logging.WARNING if is_quiet else logging.INFO)
     for noisy in ("arq", "httpx2", "httpcore2", "openai", "anthropic", "aiohttp"):
