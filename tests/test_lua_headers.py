@@ -142,7 +142,8 @@ ENOUGH = {
     "renew": [1000, "n:1", "n:flow:0:b:l", "abcdefghijkl0000"],
     "settle": [10, 0, "n:1", "n:flow:0:b:l", "abcdefghijkl0000", "finish", "actual", 3, 1, 1, "", 0,
                "succeeded", "r", ""],
-    "lapse": ["1", ""], "confirm": ["release", "abcdefghijkl0000"], "pause": ["l", 10, "why"], "withdraw": ["n:flow:0:b:l", "b", "n:1"],
+    "lapse": ["1", ""], "confirm": ["release", "abcdefghijkl0000"], "pause": ["l", 10, "why"],
+    "withdraw": ["n:flow:0:b:l", "b", "n:1"],
 }  # fmt: skip
 
 
