@@ -397,8 +397,7 @@ class MoneyMachine(RuleBasedStateMachine):
                 return base("finish", "unconfirmed", why="timeout", outcome="failed", result=b"no")
             case "doubt":
                 return base("retry", "unconfirmed", why=why, attempts=claimed.attempts + 1)
-        due = str(int(time.time() * 1000) + later_ms) if later_ms else "0"
-        return base("retry", "release", due=due, attempts=claimed.attempts + 1)
+        return base("retry", "release", due=str(later_ms), attempts=claimed.attempts + 1)
 
     def _settle(self, endings):
         self.last_group = [ending for _, ending in endings]
@@ -457,7 +456,8 @@ class MoneyMachine(RuleBasedStateMachine):
         if not mine:
             return {"money"}
         if ending.action == "retry":
-            work.attempts, work.due_ms = ending.attempts, int(ending.due)
+            work.attempts, work.due_ms = ending.attempts, int(self.eyes.zscore(work.flow, work.id))
+            assert abs(work.due_ms - int(ending.due) - self.now_ms()) < 5_000, "not due when it was said"
         return {"done"}
 
     def settle_sent_again(self):

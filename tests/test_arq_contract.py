@@ -96,7 +96,7 @@ async def test_arqs_job_tells_where_our_job_is(redis):
     assert await stock("now").status() == JobStatus.in_progress
     assert (await stock("now").info()).function == FUNCTION
 
-    retry = Settlement(claimed.job_id, flow, claimed.token, "retry", "release", due=str(later_ms), attempts=1)
+    retry = Settlement(claimed.job_id, flow, claimed.token, "retry", "release", due="60000", attempts=1)
     await settle(batch.tongue, [retry], results_ttl_ms=60_000)
     assert await stock("now").status() == JobStatus.deferred
     await redis.zadd(flow, {claimed.job_id: 10**12}, xx=True)

@@ -1,9 +1,11 @@
 """One worker process against a provider that does what the test says, without HTTP, on a fake and a real server."""
 
 import asyncio
+import dataclasses
 import signal
 import tempfile
 import time
+import types
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -14,11 +16,12 @@ from redis import Redis as SyncRedis
 
 from farebox.batch import Batch
 from farebox.connection import connect
-from farebox.errors import LedgerError, ProviderAuthError, ProviderRateLimitError
+from farebox.errors import LedgerError, ProviderAuthError, ProviderOverloadedError, ProviderRateLimitError
 from farebox.records import Job
 from farebox_worker import attempt as attempts
 from farebox_worker.bus.claim import Ask, claim
 from farebox_worker.catalogue import Entry
+from farebox_worker.doorbells import Doorbells
 from farebox_worker.embedded import start_server
 from farebox_worker.process import Process
 from farebox_worker.providers.base import Facts, Prepared, Reply, TokenUsage
@@ -350,3 +353,61 @@ async def test_nothing_is_lost_when_the_server_dies_and_comes_back():
         finally:
             await stage.batch.redis.aclose(close_connection_pool=True)
             server.kill()
+
+
+async def test_a_stopped_provider_stays_stopped_for_lanes_that_come_later(stage):
+    await stage.begin(1)
+
+    async def refuse(_):
+        raise ProviderAuthError("sim", "wrong key", status_code=401, own_body=True)
+
+    stage.provider.act = refuse
+    async with stage.process():
+        await until(lambda: asyncio.sleep(0, bool(stage.provider.posted)))
+        await stage.batch.submit([Job(1, "later", "sim:two", "chat", b"{}")])
+        await asyncio.sleep(0.5)
+        assert len(stage.provider.posted) == 1
+        assert (await stage.batch.progress()).finished == 0
+
+
+async def test_a_usage_no_counter_can_hold_is_booked_at_the_hold_and_spoils_no_other_job(stage):
+    await stage.begin()
+    honest = stage.provider.post
+
+    async def lie_once(prepared, *, timeout_s):
+        reply = await honest(prepared, timeout_s=timeout_s)
+        is_liar = len(stage.provider.posted) == 2
+        return dataclasses.replace(reply, usage=TokenUsage(10**16, 3)) if is_liar else reply
+
+    stage.provider.post = lie_once
+    await stage.submit(4)
+    async with stage.process():
+        await stage.finished(4)
+    assert await stage.money() == (3 * COST + HOLD, 0, 0)
+
+
+async def test_a_retry_is_due_by_the_servers_clock(stage, monkeypatch):
+    await stage.begin(1)
+    ahead = types.SimpleNamespace(time=lambda: time.time() + 3600, monotonic=time.monotonic)
+    monkeypatch.setattr(attempts, "time", ahead)
+
+    async def fail_once(number):
+        if number == 1:
+            raise ProviderOverloadedError("sim", "try again", status_code=503, own_body=True)
+
+    stage.provider.act = fail_once
+    async with stage.process():
+        await stage.finished(1)
+
+
+async def test_a_lane_is_found_though_nobody_told_of_it(stage, monkeypatch):
+    async def hear_nothing(self, on_message):
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Doorbells, "hear_control", hear_nothing)
+    monkeypatch.setattr("farebox_worker.process.HOUSEKEEPING_S", 0.1)
+    await stage.begin()
+    async with stage.process():
+        await asyncio.sleep(0.3)
+        await stage.batch.submit([Job(1, "new", "sim:two", "chat", b"{}")])
+        await stage.finished(1)

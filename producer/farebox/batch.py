@@ -6,7 +6,7 @@ A batch is sealed when its producer has declared the total; it is complete when 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from redis.asyncio import Redis
@@ -29,6 +29,9 @@ class Submitted:
 
     created: int
     existing: int
+
+    def __add__(self, other: Submitted) -> Submitted:
+        return Submitted(self.created + other.created, self.existing + other.existing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +58,9 @@ class Progress:
 
     @property
     def complete(self) -> bool:
-        """Whether every job of a sealed batch has ended."""
-        return self.total is not None and self.finished >= self.total
+        """Whether every job has ended, and no more can come: the batch is sealed or cancelled."""
+        total = self.submitted if self.total is None and self.cancelled else self.total
+        return total is not None and self.finished >= total
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +114,12 @@ class Batch:
         Raises: JobConflictError (that chunk is not submitted), BatchClosedError, NoLedgerError, ServerError when the
         server is above 70 % of its maxmemory.
         """
-        created = existing = 0
+        done = Submitted(0, 0)
+        for lane, chunk in self._chunks(jobs, not_before_ms):
+            done += await self._send(lane, chunk, priority)
+        return done
+
+    def _chunks(self, jobs: Iterable[Job], not_before_ms: int) -> Iterator[tuple[str, _Chunk]]:
         lanes: dict[str, _Chunk] = {}
         now_ms = int(time.time() * 1000)
         for job in jobs:
@@ -120,18 +129,14 @@ class Batch:
             chunk = lanes.setdefault(lane, _Chunk())
             chunk.add(self.job_id(job.custom_id), body_digest(job), not_before_ms, encode_job(job, now_ms))
             if chunk.full:
-                now_created, now_existing = await self._send(lane, lanes.pop(lane), priority)
-                created, existing = created + now_created, existing + now_existing
-        for lane, chunk in lanes.items():
-            now_created, now_existing = await self._send(lane, chunk, priority)
-            created, existing = created + now_created, existing + now_existing
-        return Submitted(created, existing)
+                yield lane, lanes.pop(lane)
+        yield from lanes.items()
 
-    async def _send(self, lane: str, chunk: _Chunk, priority: int) -> tuple[int, int]:
+    async def _send(self, lane: str, chunk: _Chunk, priority: int) -> Submitted:
         await self._refuse_when_full()
         flow = self.keys.flow(priority, self.batch_id, lane)
         answer = await self.tongue.say(SUBMIT, flow, self.batch_id, lane, *chunk.arguments)
-        return int(answer[1]), len(answer) - 2
+        return Submitted(int(answer[1]), len(answer) - 2)
 
     async def _refuse_when_full(self) -> None:
         if time.monotonic() - self._room_checked < 0.5:
@@ -223,9 +228,15 @@ class Batch:
         return bool(first)
 
     async def lanes(self) -> set[str]:
-        """The lanes in which the batch has jobs."""
-        flows = await self.redis.smembers(self.keys.flows(self.batch_id))  # type: ignore[misc]
-        return {self.keys.parts_of_flow(flow.decode())[2] for flow in flows}
+        """The lanes in which jobs of the batch wait for a worker or run; finished and parked flows are left out."""
+        flows = [flow.decode() for flow in await self.redis.smembers(self.keys.flows(self.batch_id))]  # type: ignore[misc]
+        parked = {flow for flow, _, _ in await self.parked()}
+        async with self.redis.pipeline(transaction=False) as pipe:
+            for flow in flows:
+                pipe.exists(flow)
+            exist = await pipe.execute() if flows else []
+        open_flows = [flow for flow, is_there in zip(flows, exist, strict=True) if is_there and flow not in parked]
+        return {self.keys.parts_of_flow(flow)[2] for flow in open_flows}
 
     async def parked(self) -> list[tuple[str, str, int]]:
         """The batch's parked flows: flow, the scope that has no room, what is needed in nano-dollars."""

@@ -6,7 +6,7 @@ Addresses are shown without their passwords, always.
 from __future__ import annotations
 
 from typing import Any, TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
@@ -25,15 +25,27 @@ except ImportError:  # a producer without the worker's extra
 
 AWAY = (RedisConnectionError, RedisTimeoutError, OSError)  # the server may come back: verbs are safe to send again
 Client = TypeVar("Client", bound=Redis)
+ANSWER_S = 10.0  # a connection that says nothing for so long is dead: its server was replaced, its network cut
 OLDEST = (6, 2)  # ZADD GT/LT, and a COUNT that keeps its order
 
 
 def shown(url: str) -> str:
-    """A URL that may be shown: user and password replaced."""
-    parts = urlsplit(url)
-    if parts.username is None and parts.password is None:
+    """A URL that may be shown: user and password replaced; all of it when it cannot be told where they are."""
+    scheme, separator, _ = url.partition("://")
+    hidden = f"{scheme}://***" if separator else "***"
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - raises when a password with a bare / ? # [ or ] was taken for something else
+    except ValueError:
+        return hidden
+    if "@" in f"{parts.path}{parts.query}{parts.fragment}":
+        return hidden
+    said = parse_qsl(parts.query)
+    options = [(name, value) for name, value in said if name not in {"password", "username"}]
+    _, at, host = parts.netloc.rpartition("@")
+    if not at and options == said:
         return url
-    return urlunsplit(parts._replace(netloc=f"***@{parts.netloc.rpartition('@')[2]}"))
+    return urlunsplit(parts._replace(netloc=f"***@{host}", query=urlencode(options)))
 
 
 def connect(url: str, *, client: type[Client] = Redis) -> Client:  # type: ignore[assignment]  # mypy 2 #3737
@@ -47,12 +59,17 @@ def connect(url: str, *, client: type[Client] = Redis) -> Client:  # type: ignor
             url,
             **tcp,
             socket_connect_timeout=5.0,
+            socket_timeout=ANSWER_S,  # longer than any blocking read of ours, shorter than a lease
             health_check_interval=30,
             retry=Retry(NoBackoff(), 0),  # verbs are resent by those who know what it means
             max_connections=1000,
         )
     except ValueError as error:
-        raise ConfigError(f"[redis] url {shown(url)!r}: {error}") from None
+        where = shown(url)
+        reason = str(error)
+        if where.endswith("://***"):  # the reason may quote a piece of the password
+            reason = "it cannot be read. In a password, write / ? # [ ] @ and : as %2F %3F %23 %5B %5D %40 and %3A"
+        raise ConfigError(f"[redis] url {where!r}: {reason}") from None
     pool = made.connection_pool
     pool.connection_class = _PACKED.get(pool.connection_class, pool.connection_class)
     return made
@@ -62,8 +79,8 @@ def _packed(connection: type[AbstractConnection]) -> type[AbstractConnection]:
     """Let hiredis pack commands: redis-py's asyncio connections do it in Python, at six times the cost."""
 
     class Packed(connection):  # type: ignore[misc,valid-type]
-        def pack_command(self, *arguments: Any) -> list[bytes]:
-            return [hiredis.pack_command(arguments)]
+        def pack_command(self, name: str, *arguments: Any) -> list[bytes]:
+            return [hiredis.pack_command((*name.encode().split(), *arguments))]  # "CONFIG GET" is two words
 
     return Packed
 

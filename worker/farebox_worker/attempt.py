@@ -15,6 +15,7 @@ import msgspec
 from farebox.errors import FareboxError, ProviderError
 from farebox.keys import lane_of
 from farebox.ledger import GLOBAL
+from farebox.money import MAX_NUSD
 from farebox.records import (
     FUNCTION,
     VERSION,
@@ -138,6 +139,8 @@ def broken(attempt: Attempt, error: Exception) -> Settlement:
 def _answered(attempt: Attempt, reply: Reply, started: float) -> Settlement:
     """Book an answer, whatever we think of it. One without usage is booked at its hold."""
     price, usage, job = attempt.route.entry.price, reply.usage, attempt.envelope.a[0]
+    if usage is not None and max(usage.total_tokens, price.cost_nusd(usage) if price else 0) > MAX_NUSD:
+        usage = None  # no counter holds such a number: nobody can have meant it
     money: Money = "actual"
     if price is None:
         money, cost = "unpriced", 0
@@ -206,7 +209,7 @@ def _retry(attempt: Attempt, money: Money, why: str, delay_s: float, *, counted:
         "retry",
         money,
         why=why,
-        due=str(int((time.time() + delay_s) * 1000)) if delay_s else "0",
+        due=str(int(delay_s * 1000)),
         attempts=attempt.number if counted else claimed.attempts,
         scopes=attempt.scopes,
     )

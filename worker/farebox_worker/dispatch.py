@@ -97,6 +97,7 @@ class Dispatch:
             self.lanes = found
             if not self._only_batch:
                 self.bells.stop_listening()
+                self.bells.ring()
 
     # --- claim and admit ----------------------------------------------------------------------------------------
 

@@ -95,7 +95,7 @@ class Doorbells:
                     await channel.subscribe(self._keys.control)
                     await on_message("hello")
                     while True:
-                        message = await channel.get_message(ignore_subscribe_messages=True, timeout=None)
+                        message = await channel.get_message(ignore_subscribe_messages=True, timeout=BELL_WAIT_S)
                         if message:
                             await on_message(message["data"].decode())
             except (RedisError, OSError) as error:

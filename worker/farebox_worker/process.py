@@ -219,10 +219,11 @@ class Process(Worker):
     # --- housekeeping -------------------------------------------------------------------------------------------
 
     async def _keep_house(self) -> None:
-        """Run arq's own poll, for its cron jobs and its health key."""
+        """Run arq's own poll, for its cron jobs and its health key, and look for lanes."""
         while True:
             try:
                 await self._poll_iteration()
+                await self.dispatch.learn_lanes()  # the message that told of one may be lost
             except (RedisError, OSError) as error:
                 self._outage.begin(error)
             await asyncio.sleep(self.poll_delay_s)

@@ -64,6 +64,8 @@ class Routes:
             return self._routes[lane]
         model_ref, _, tier = lane.rpartition("@") if lane.endswith("@flex") else (lane, "", "standard")
         entry = self._catalogue.resolve(model_ref, tier=tier)
+        if entry.provider_id in self.stopped:
+            raise FareboxError(self.stopped[entry.provider_id])
         route = self._routes[lane] = Route(lane, entry, self.adapter(entry.provider_id))
         return route
 

@@ -3,9 +3,9 @@
 -- ARGV[4]  how long results are kept, in ms
 -- ARGV[5]  number of scopes, then their names
 -- then per attempt (13): id, flow, token, action, money, amount in nano-dollars, input tokens, output tokens,
---   why (of unconfirmed money) or "", due or score to go back to, outcome or attempts so far, result, scope positions
+--   why (of unconfirmed money) or "", delay in ms or score to go back to, outcome or attempts so far, result, scope positions
 --
--- action: "finish" (outcome succeeded|failed|cancelled), "retry" (due in ms, 0 = now; attempts are stored),
+-- action: "finish" (outcome succeeded|failed|cancelled), "retry" (after the delay; attempts are stored),
 --   "return" (back to its place, as if it had never been claimed), "sweep" (finish a job that nobody runs)
 -- money:  "actual" (book the amount), "release" (nothing was billed), "unconfirmed" (nobody knows: the hold stays owed),
 --   "unpriced" (answered, at no known price)
@@ -109,7 +109,7 @@ local function put_back(id, flow, lane, action, due, attempts)
   if redis.call('EXISTS', 'arq:job:' .. id) == 0 then return end
   if action == 'retry' then
     redis.call('SET', 'arq:retry:' .. id, attempts)
-    due = math.max(tonumber(due), now)
+    due = now + tonumber(due)
   end
   redis.call('ZADD', flow, int(due), id)
   if tonumber(due) <= now then open(flow) else later(flow, tonumber(due)) end

@@ -17,8 +17,8 @@ Money = Literal["actual", "release", "unconfirmed", "unpriced"]
 class Settlement:
     """How one attempt ended.
 
-    action: finish the job (with `outcome` and `result`), retry it at `due` (ms, 0: now) after `attempts`, return it
-        to its place `due` as if never claimed, or sweep a job nobody runs.
+    action: finish the job (with `outcome` and `result`), retry it `due` ms from now (by the server's clock) after
+        `attempts`, return it to its place `due` as if never claimed, or sweep a job nobody runs.
     money: book `amount_nusd`, release the hold, or leave it owed as unconfirmed (`why`).
     outcome: the words settle.lua counts: outcome, finish, default_cap.
     scopes: where to book when the ledger no longer knows the attempt.
