@@ -122,12 +122,13 @@ async def _run(settings: Settings, source: Path, flags: Flags, *, as_json: bool)
         await shop.discover(flags.model)
         planner = Planner(ask, shop.catalogue, shop.routes)
         if flags.dry_run:
-            plan = _judge(planner, source, flags, limit_nusd=_nusd(flags.budget))
+            with Screen(is_quiet=flags.quiet) as screen:
+                plan = _judge(planner, flags, screen, limit_nusd=_nusd(flags.budget))
             return _tell_plan(plan, source, as_json=as_json)
         with Screen(is_quiet=flags.quiet) as screen:
             async with open_session(settings, creates=True) as session:
                 limit = (await session.ledger.scope()).limit_nusd
-                plan = _judge(planner, source, flags, limit_nusd=_least(_nusd(flags.budget), limit))
+                plan = _judge(planner, flags, screen, limit_nusd=_least(_nusd(flags.budget), limit))
                 _refuse_without_budget(plan, flags, limit)
                 with OutputFile.open(out_path, overwrite=flags.overwrite, source=source) as out:
                     ending = await _work(session, shop, planner, plan, out, screen, flags, known)
@@ -180,8 +181,9 @@ async def _work(  # noqa: PLR0913, PLR0917 - everything a run needs is made abov
     return await job.do()
 
 
-def _judge(planner: Planner, source: Path, flags: Flags, *, limit_nusd: int | None) -> Plan:
-    plan = planner.judge(limit_nusd=limit_nusd)
+def _judge(planner: Planner, flags: Flags, screen: Screen, *, limit_nusd: int | None) -> Plan:
+    plan = planner.judge(limit_nusd=limit_nusd, on_lines=screen.reading)
+    source = planner.path
     report = bad_line_report(source, plan.summary)
     if report and flags.skip_invalid:
         say(report)

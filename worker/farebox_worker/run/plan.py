@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from farebox_worker.catalogue import Catalogue, Entry
 from farebox_worker.files.lines import Line, read_jobs
 from farebox_worker.files.summary import Summary
 from farebox_worker.routes import Routes
+
+TOLD_EVERY = 5000  # lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,18 +84,18 @@ class Planner:
             if ask.first is not None and good >= ask.first:
                 return
 
-    def judge(self, *, limit_nusd: int | None, on_line: object = None) -> Plan:
+    def judge(self, *, limit_nusd: int | None, on_lines: Callable[[int], None]) -> Plan:
         """Judge the whole file. A job that can never fit into `limit_nusd` is a bad line.
 
+        `on_lines` is told now and then how many lines were read.
         Raises: InputError when the file cannot be read; ConfigError when a key is missing.
         """
         self._limit_nusd = limit_nusd
         summary = Summary()
-        tell = on_line if callable(on_line) else None
         for line in self.lines(check=True):
             summary.add(line)
-            if tell:
-                tell()
+            if summary.total % TOLD_EVERY == 0:
+                on_lines(summary.total)
         return Plan(
             summary, self._costs[0], self._costs[1], self._is_paid, frozenset(self._unpriced), frozenset(self._pretend)
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -71,13 +72,24 @@ class Screen:
         if not self._is_quiet:
             self._console.print(message, markup=False, soft_wrap=not self._console.is_terminal)
 
+    def reading(self, lines: int) -> None:
+        """Show how many lines of the input were judged, before anything is sent."""
+        if self._live:
+            self._live.update(Text(f"reading: {lines:,} lines"))
+        else:
+            self._say_plain(lambda: f"farebox: reading, {lines:,} lines")
+
     def show(self, sight: Sight) -> None:
         """Show a moment."""
         if self._live:
             self._live.update(self._picture(sight))
-        elif not self._is_quiet and time.monotonic() - self._plain_at >= PLAIN_EVERY_S:
+        else:
+            self._say_plain(lambda: self._plain(sight))
+
+    def _say_plain(self, line: Callable[[], str]) -> None:
+        if not self._is_quiet and time.monotonic() - self._plain_at >= PLAIN_EVERY_S:
             self._plain_at = time.monotonic()
-            print(self._plain(sight), file=sys.stderr, flush=True)  # noqa: T201 - a pipe gets plain text
+            print(line(), file=sys.stderr, flush=True)  # noqa: T201 - a pipe gets plain text
 
     def _rate(self, sight: Sight) -> float:
         return sight.fresh / max(0.001, time.monotonic() - self._began)
