@@ -212,7 +212,7 @@ def test_a_budget_in_the_file_holds_over_all_runs(desk, simulate):
 
 
 def test_two_processes_share_one_budget_and_ask_nothing_twice(desk, simulate):
-    simulated = simulate("--latency-ms", 100)
+    simulated = simulate("--latency-ms", 250)  # time enough for the second process to start
     desk.prompts(200)
     ended = desk.run("run", "in.jsonl", "-m", "sim:sim-1", "-o", "out.jsonl", "--budget", 1, "--processes", 2,
                      "--concurrency", 4, "--json")  # fmt: skip
@@ -250,3 +250,28 @@ def test_the_key_never_leaves_the_environment(desk, simulate):
     assert ended.code == 0
     found = [path for path in desk.home.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
     assert found == []
+
+
+def test_rejected_lines_are_left_out_and_the_rest_is_whole(desk, simulate):
+    simulated = simulate()
+    good = [json.loads(prompt(n)) if isinstance(prompt(n), str) else prompt(n) for n in range(9)]
+    unbounded = {"custom_id": "bad", "messages": [{"role": "user", "content": "x"}], "stream": True}
+    dear = {"custom_id": "dear", "prompt": "x" * 50, "max_tokens": 4096, "n": 100}
+    desk.write("in.jsonl", [*good[:5], unbounded, dear, *good[5:]])
+    ended = desk.run(
+        "run", "in.jsonl", "-m", "sim:sim-1", "-o", "out.jsonl", "--budget", 0.1, "--skip-invalid", "--json"
+    )
+    assert ended.code == 0, ended
+    assert (ended.json["total"], ended.json["left"], ended.json["skipped"]) == (9, 0, 2)
+    assert_exactly_once(desk.out(), [line["custom_id"] for line in good])
+    assert simulated.bill()["calls"] == 9
+
+
+def test_no_budget_lifts_the_budget_of_the_earlier_run(desk, simulate):
+    simulate()
+    desk.prompts(20)
+    run = ["run", "in.jsonl", "-m", "sim:sim-1", "-o", "out.jsonl", "--json"]
+    assert desk.run(*run, "--budget", 0.0015).code == 4
+    assert desk.run(*run).code == 4, "the budget of the earlier run still holds"
+    lifted = desk.run(*run, "--no-budget")
+    assert (lifted.code, lifted.json["limit_nusd"]) == (0, None)

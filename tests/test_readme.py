@@ -12,6 +12,7 @@ import pytest
 import farebox
 from farebox.ledger import Ledger
 from farebox_worker.cli import command
+from farebox_worker.cli.summary import _shown
 from farebox_worker.settings import load
 
 README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
@@ -51,3 +52,11 @@ def test_the_toml_is_a_configuration(tmp_path):
     settings = load(tmp_path / "farebox.toml", environ={})
     assert settings.providers["rehearsal"].base_url == "http://127.0.0.1:8900/v1"
     assert settings.models["rehearsal:sim-1"].output_usd_per_mtok == 2.0
+
+
+@pytest.mark.parametrize(
+    "word", ["redis://:secret@h:1/0", "--redis=redis://u:secret@h", "rediss://h/0?password=secret"], ids=str
+)
+def test_the_command_to_repeat_shows_no_password(word):
+    assert "secret" not in _shown(word)
+    assert _shown("-o") == "-o"

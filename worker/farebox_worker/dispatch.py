@@ -30,6 +30,7 @@ from farebox_worker.settler import Settler
 
 log = logging.getLogger(__name__)
 
+FLEX_TIMEOUT_S = 900.0  # flex answers when there is room
 HEAL_S = 3.0  # a lost doorbell is found by then, jittered
 MOST_PER_CLAIM = 256
 
@@ -193,10 +194,11 @@ class Dispatch:
     # --- send and settle ----------------------------------------------------------------------------------------
 
     async def _send(self, one: Attempt) -> None:
+        timeout_s = self._worker.request_timeout_s
+        if one.route.lane.endswith("@flex"):
+            timeout_s = max(timeout_s, FLEX_TIMEOUT_S)
         try:
-            settlement, verdict = await attempts.send(
-                one, timeout_s=self._worker.request_timeout_s, max_attempts=self._worker.max_attempts
-            )
+            settlement, verdict = await attempts.send(one, timeout_s=timeout_s, max_attempts=self._worker.max_attempts)
         except Exception as error:  # an adapter's bug: the call may have been sent, so its money stays owed
             log.exception("sending %s failed", one.claimed.job_id)
             settlement, verdict = attempts.broken(one, error), None

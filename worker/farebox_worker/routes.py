@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from farebox.errors import FareboxError
 from farebox_worker.catalogue import Catalogue, Entry
 from farebox_worker.prices import PriceTable
-from farebox_worker.providers.base import ModelProvider
+from farebox_worker.providers.base import Adapter
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class Route:
 
     lane: str
     entry: Entry
-    provider: ModelProvider
+    provider: Adapter
 
 
 class Routes:
@@ -38,11 +38,11 @@ class Routes:
         make: makes the adapter of a provider. Raises: ConfigError.
     """
 
-    def __init__(self, catalogue: Catalogue, prices: PriceTable, make: Callable[[str], ModelProvider]) -> None:
+    def __init__(self, catalogue: Catalogue, prices: PriceTable, make: Callable[[str], Adapter]) -> None:
         self._catalogue = catalogue
         self._prices = prices
         self._make = make
-        self._providers: dict[str, ModelProvider] = {}
+        self._providers: dict[str, Adapter] = {}
         self._routes: dict[str, Route] = {}
         self.unserved: dict[str, str] = {}
         self.stopped: dict[str, str] = {}
@@ -84,7 +84,7 @@ class Routes:
         if self._prices.refresh_if_older_than(PRICES_TTL_S):
             self._routes.clear()
 
-    def adapter(self, provider_id: str) -> ModelProvider:
+    def adapter(self, provider_id: str) -> Adapter:
         """A provider's adapter, made when it is first asked for. Raises: ConfigError."""
         if provider_id not in self._providers:
             self._providers[provider_id] = self._make(provider_id)

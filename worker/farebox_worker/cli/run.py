@@ -25,6 +25,7 @@ from farebox_worker.cli.options import (
 )
 from farebox_worker.cli.summary import ending_json, print_ending
 from farebox_worker.files.output import OutputFile, default_output
+from farebox_worker.files.sidecar import Sidecar
 from farebox_worker.files.summary import bad_line_report
 from farebox_worker.process import Process
 from farebox_worker.run import place as places
@@ -127,8 +128,8 @@ async def _run(settings: Settings, source: Path, flags: Flags, *, as_json: bool)
             return _tell_plan(plan, source, as_json=as_json)
         with Screen(is_quiet=flags.quiet) as screen:
             async with open_session(settings, creates=True) as session:
-                limit = (await session.ledger.scope()).limit_nusd
-                plan = _judge(planner, flags, screen, limit_nusd=_least(_nusd(flags.budget), limit))
+                limit = await _limit_nusd(session, flags, known)
+                plan = _judge(planner, flags, screen, limit_nusd=limit)
                 _refuse_without_budget(plan, flags, limit)
                 with OutputFile.open(out_path, overwrite=flags.overwrite, source=source) as out:
                     ending = await _work(session, shop, planner, plan, out, screen, flags, known)
@@ -147,13 +148,13 @@ async def _work(  # noqa: PLR0913, PLR0917 - everything a run needs is made abov
     out: OutputFile,
     screen: Screen,
     flags: Flags,
-    known: Any,
+    known: Sidecar | None,
 ) -> Ending:
     settings = session.settings
     place = await places.find(session, known, planner.path, out)
     batch = Batch(session.redis, place.batch_id, namespace=session.namespace)
     await places.settle_in(session, batch, out, place, screen)
-    if flags.budget is not None:
+    if flags.budget is not None or flags.no_budget:
         await session.ledger.set_limit(f"batch:{batch.batch_id}", _nusd(flags.budget))
     await places.leave_out(batch, planner.lines(), screen)
     await places.handle_changed(batch, out, planner.lines(), screen, is_redo=flags.redo)
@@ -181,6 +182,15 @@ async def _work(  # noqa: PLR0913, PLR0917 - everything a run needs is made abov
     return await job.do()
 
 
+async def _limit_nusd(session: Session, flags: Flags, known: Sidecar | None) -> int | None:
+    """The least of the limits that will hold: the global one, and the run's own, given now or earlier."""
+    own = _nusd(flags.budget)
+    if own is None and known is not None and not flags.no_budget:
+        own = (await session.ledger.scope(f"batch:{known.batch_id}")).limit_nusd
+    overall = (await session.ledger.scope()).limit_nusd
+    return min((limit for limit in (overall, own) if limit is not None), default=None)
+
+
 def _judge(planner: Planner, flags: Flags, screen: Screen, *, limit_nusd: int | None) -> Plan:
     plan = planner.judge(limit_nusd=limit_nusd, on_lines=screen.reading)
     source = planner.path
@@ -195,7 +205,7 @@ def _judge(planner: Planner, flags: Flags, screen: Screen, *, limit_nusd: int | 
 
 
 def _refuse_without_budget(plan: Plan, flags: Flags, limit_nusd: int | None) -> None:
-    if not plan.needs_budget or flags.no_budget or flags.budget is not None or limit_nusd is not None:
+    if not plan.needs_budget or flags.no_budget or limit_nusd is not None:
         return
     unknown = f" (and no price is known for {', '.join(sorted(plan.unpriced))})" if plan.unpriced else ""
     raise InputError(
@@ -221,7 +231,7 @@ def _most_failures(text: str | None, total: int) -> int | None:
         raise click.UsageError(f"--max-failures takes a number or a percentage, not {text!r}.") from None
 
 
-def _at_the_earlier_place(settings: Settings, known: Any) -> Settings:
+def _at_the_earlier_place(settings: Settings, known: Sidecar | None) -> Settings:
     """Go on in the data directory of the earlier run, wherever this one was started."""
     if known is None or known.data_dir is None or settings.has_own_place:
         return settings
@@ -233,10 +243,6 @@ def _nusd(usd: float | None) -> int | None:
     return None if usd is None else nusd_from_usd(usd)
 
 
-def _least(*limits: int | None) -> int | None:
-    return min((limit for limit in limits if limit is not None), default=None)
-
-
 def _tell_plan(plan: Plan, source: Path, *, as_json: bool) -> int:
     if as_json:
         print_json(
@@ -246,6 +252,7 @@ def _tell_plan(plan: Plan, source: Path, *, as_json: bool) -> int:
                 "worst_nusd": plan.worst_nusd,
                 "worst_usd": plan.worst_nusd / 1e9,
                 "largest_nusd": plan.largest_nusd,
+                "largest_usd": plan.largest_nusd / 1e9,
                 "unpriced": sorted(plan.unpriced),
                 "models": {ref: totals.jobs for ref, totals in plan.summary.models.items()},
             }

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+from redis.exceptions import RedisError
 
 from farebox.batch import Batch
-from farebox.errors import InputError, JobConflictError, ModelNotFoundError
+from farebox.errors import InputError, JobConflictError, ModelNotFoundError, ServerError
 from farebox.money import nusd_from_usd
 from farebox.records import Tier
 from farebox_worker.cli.options import USD, common, json_option, log_to_stderr, print_json, run_async, say
@@ -125,6 +126,9 @@ async def _submit(
                 f"line {named} was submitted to {name} before with another body: restore it, give it a new custom_id, "
                 "or submit to another --batch."
             ) from error
+        except (RedisError, OSError, ServerError):
+            say(f"{name} is incomplete; with --batch {name} the same command submits the rest and nothing twice.")
+            raise
         retention = settings.retention
         total = (await batch.progress()).submitted
         await batch.seal(total, ids_days=retention.ids_days, results_days=retention.results_days)

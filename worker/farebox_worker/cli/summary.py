@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from farebox.connection import shown
 from farebox.ledger import Scope
 from farebox.money import dollars_from_nusd, usd_from_nusd
 from farebox_worker.run.job import Ending
@@ -77,7 +78,17 @@ def print_ending(ending: Ending, plan: Plan, out: Path, source: Path) -> None:
         words, again = _what_now(ending, source)
         console.print(words, markup=False, soft_wrap=is_whole)
         if again:
-            console.print(f"  {shlex.join(['farebox', *sys.argv[1:]])}", markup=False, soft_wrap=True)  # to be copied
+            console.print(
+                f"  {shlex.join(['farebox', *map(_shown, sys.argv[1:])])}", markup=False, soft_wrap=True
+            )  # to be copied
+
+
+def _shown(word: str) -> str:
+    """A word of the command line that may be shown: a Redis URL loses its password."""
+    flag, equals, value = word.partition("=")
+    if "://" in flag:
+        return shown(word)
+    return f"{flag}={shown(value)}" if equals and "://" in value else word
 
 
 def _by_model(ending: Ending) -> Table:

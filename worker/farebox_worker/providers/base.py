@@ -149,14 +149,6 @@ class ModelProvider(Protocol):
         """Ask the provider for its models. Raises: ProviderError."""
         ...
 
-    def prepare(self, job: Job, facts: Facts) -> Prepared:
-        """Make the request for a job, without any IO. Raises: UntranslatableError, InputError."""
-        ...
-
-    async def post(self, prepared: Prepared, *, timeout_s: float) -> Reply:
-        """Send one attempt. Raises: ProviderError with what is known of its fate."""
-        ...
-
     async def send(
         self,
         messages: Sequence[PromptMessage],
@@ -189,4 +181,17 @@ class ModelProvider(Protocol):
 
     async def aclose(self) -> None:
         """Close its connections."""
+        ...
+
+
+@runtime_checkable
+class Adapter(ModelProvider, Protocol):
+    """A provider that the bus can work with: it can tell beforehand what a job costs at most, and send it once."""
+
+    def prepare(self, job: Job, facts: Facts) -> Prepared:
+        """Make the request for a job, without any IO. Raises: UntranslatableError, InputError."""
+        ...
+
+    async def post(self, prepared: Prepared, *, timeout_s: float) -> Reply:
+        """Send one attempt. Raises: ProviderError with what is known of its fate."""
         ...

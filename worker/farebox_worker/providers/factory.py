@@ -1,7 +1,7 @@
 """Makes an adapter from its settings, loading a vendor's SDK only when one of its adapters is asked for.
 
 Kinds are `openai`, `anthropic`, `echo`, or the name of an entry point in the group `farebox.providers`: a callable
-that takes (provider_id, settings) and returns a ModelProvider. Keys are read from the environment, here and nowhere
+that takes (provider_id, settings) and returns a Adapter. Keys are read from the environment, here and nowhere
 else.
 """
 
@@ -12,7 +12,7 @@ from importlib.metadata import entry_points
 from typing import Protocol, cast
 
 from farebox.errors import ConfigError
-from farebox_worker.providers.base import ModelProvider
+from farebox_worker.providers.base import Adapter
 
 ENTRY_POINTS = "farebox.providers"
 NO_KEY = "none"  # local servers want a header, but read no key in it
@@ -47,7 +47,7 @@ class ProviderSettings(Protocol):
         ...
 
 
-def make_provider(provider_id: str, settings: ProviderSettings) -> ModelProvider:
+def make_provider(provider_id: str, settings: ProviderSettings) -> Adapter:
     """Make the adapter that `[providers.<provider_id>]` describes.
 
     Raises: ConfigError when the kind is unknown, or its key's variable is not set.
@@ -91,9 +91,9 @@ def _api_key(provider_id: str, settings: ProviderSettings, vendor_variable: str)
     return key
 
 
-def _from_entry_point(provider_id: str, settings: ProviderSettings) -> ModelProvider:
+def _from_entry_point(provider_id: str, settings: ProviderSettings) -> Adapter:
     for found in entry_points(group=ENTRY_POINTS, name=settings.kind):
-        return cast("ModelProvider", found.load()(provider_id, settings))
+        return cast("Adapter", found.load()(provider_id, settings))
     others = ", ".join(sorted(found.name for found in entry_points(group=ENTRY_POINTS))) or "none installed"
     raise ConfigError(
         f"providers.{provider_id}.kind: unknown kind {settings.kind!r}; known are openai, anthropic, echo, "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -75,7 +76,7 @@ class _Answered(msgspec.Struct):
 
 
 class _Choice(msgspec.Struct):
-    message: _Answered
+    message: _Answered | None = None
     finish_reason: str | None = None
 
 
@@ -92,7 +93,7 @@ class _Usage(msgspec.Struct):
 
 
 class _Completion(msgspec.Struct):
-    choices: Annotated[list[_Choice], msgspec.Meta(min_length=1)]
+    choices: list[_Choice] = []
     usage: Raw = Raw()
     service_tier: str | None = None
 
@@ -229,11 +230,13 @@ class OpenAIProvider(Conversational):
 
     def _reply(self, response: httpx2.Response, prepared: Prepared) -> Reply:
         original = response.content
-        try:
+        answer, as_asked = None, original
+        with suppress(msgspec.DecodeError, UnicodeDecodeError):
             answer = _completion.decode(original)
-            as_asked = chat_to_message(original) if prepared.api == "messages" else original
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            raise fate.not_an_answer(self.provider_id, response, scrub=self._scrub) from None
+            if prepared.api == "messages" and answer.choices:
+                as_asked = chat_to_message(original)
+        if answer is None or not (answer.choices or bytes(answer.usage)):
+            raise fate.not_an_answer(self.provider_id, response, scrub=self._scrub)
         headers = fate.kept_headers(response.headers)
         return Reply(
             status_code=response.status_code,
@@ -346,10 +349,10 @@ def _is_text(message: _Message) -> bool:
 def _finish_of(choices: list[_Choice]) -> Finish:
     """Judge the choices: the first that is not plainly answered speaks for all."""
     for choice in choices:
-        if choice.message.refusal:
+        if choice.message and choice.message.refusal:
             return "refused"
         if finish := _FINISH.get(choice.finish_reason):
             return finish
-        if choice.message.tool_calls:  # some servers call it "stop" all the same
+        if choice.message and choice.message.tool_calls:  # some servers call it "stop" all the same
             return "tool_call"
     return "answered"

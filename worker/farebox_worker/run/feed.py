@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from farebox.batch import CHUNK_BYTES, CHUNK_JOBS, Batch
 from farebox.connection import AWAY
-from farebox.errors import InputError, JobConflictError
+from farebox.errors import InputError, JobConflictError, ServerError
 from farebox.records import Job
 from farebox_worker.files.lines import Line
 
@@ -92,6 +92,10 @@ class Feed:
             try:
                 await self._batch.submit(chunk)
             except AWAY:
+                await asyncio.sleep(0.25)
+            except ServerError:  # full: what is answered makes room, as long as something still is
+                if len(self._outstanding) <= len(chunk):
+                    raise
                 await asyncio.sleep(0.25)
             else:
                 return

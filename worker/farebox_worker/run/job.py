@@ -122,7 +122,7 @@ class MainJob:
             except AWAY as error:
                 self._out.sync()
                 ending.reason = f"Redis is away ({error or type(error).__name__})"
-        ending.left = ending.total - self._done
+        ending.left = max(0, ending.total - self._done)
         if ending.parked:
             ending.parked = ending.left
         elif ending.left and not ending.is_interrupted and not ending.reason:

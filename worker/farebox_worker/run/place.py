@@ -58,11 +58,11 @@ async def settle_in(session: Session, batch: Batch, out: OutputFile, place: Side
     is_new = not await session.redis.exists(record)
     if await session.redis.hexists(record, "cancelled"):  # type: ignore[misc]
         raise InputError(f"{out.path.name} belongs to a cancelled batch: start again with another -o.")
-    await batch.open(Path(place.input).name)
-    if is_new and out.spent_nusd:
+    if is_new and out.spent_nusd:  # before the batch exists: a crash in between counts twice rather than never
         await session.ledger.carry_over([GLOBAL, f"batch:{batch.batch_id}"], out.spent_nusd)
         spent = dollars_from_nusd(out.spent_nusd)
         screen.say(f"this ledger is a new one: the {spent} that {out.path.name} says were spent are carried over")
+    await batch.open(Path(place.input).name)
     sidecars.write(sidecar_path(out.path), place)
 
 

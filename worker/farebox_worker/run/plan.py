@@ -59,6 +59,7 @@ class Planner:
         self._pretend: set[str] = set()
         self._is_paid = False
         self._limit_nusd: int | None = None
+        self._rejected: set[int] = set()
 
     @property
     def path(self) -> Path:
@@ -66,7 +67,10 @@ class Planner:
         return self._ask.path
 
     def lines(self, *, check: bool = False) -> Iterator[Line]:
-        """Read the file's lines, at most `first` good ones; with `check` each is judged by its adapter."""
+        """Read the file's lines, at most `first` good ones; with `check` each is judged by its adapter.
+
+        What `judge` has rejected is left out ever after.
+        """
         ask, good = self._ask, 0
         for line in read_jobs(
             ask.path,
@@ -79,6 +83,8 @@ class Planner:
             drop_params=ask.drop_params,
             check=self._check if check else None,
         ):
+            if line.number in self._rejected:
+                continue
             yield line
             good += line.job is not None
             if ask.first is not None and good >= ask.first:
@@ -91,9 +97,12 @@ class Planner:
         Raises: InputError when the file cannot be read; ConfigError when a key is missing.
         """
         self._limit_nusd = limit_nusd
+        self._rejected.clear()
         summary = Summary()
         for line in self.lines(check=True):
             summary.add(line)
+            if line.job is None:
+                self._rejected.add(line.number)
             if summary.total % TOLD_EVERY == 0:
                 on_lines(summary.total)
         return Plan(
