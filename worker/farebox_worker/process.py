@@ -127,9 +127,7 @@ class Process(Worker):
             await self._until_over(settling, serving, others)
         finally:
             work.bells.stop_listening()
-            for task in (serving, settling, *others):
-                task.cancel()
-            await asyncio.gather(serving, settling, *others, return_exceptions=True)
+            await _end({serving, settling, *others})
             self.jobs_complete, self.jobs_failed, self.jobs_retried = work.complete, work.failed, work.retried
         if self.failure:
             raise self.failure
@@ -236,6 +234,15 @@ class Process(Worker):
         while swept := await sweep(self._tongue, results_ttl_ms=results_ttl_ms):
             total += swept
         return total
+
+
+async def _end(tasks: set[asyncio.Task[None]]) -> None:
+    """Cancel tasks until they are done: redis-py can swallow a cancellation that comes while it times out."""
+    while tasks:
+        for task in tasks:
+            task.cancel()
+        done, tasks = await asyncio.wait(tasks, timeout=0.5)
+        await asyncio.gather(*done, return_exceptions=True)  # what they raised was noted before
 
 
 async def _never_by_arq(ctx: dict[Any, Any], *args: object) -> None:
