@@ -1,6 +1,7 @@
 """One worker process against a provider that does what the test says, without HTTP, on a fake and a real server."""
 
 import asyncio
+import contextlib
 import dataclasses
 import signal
 import tempfile
@@ -19,6 +20,7 @@ from farebox.connection import connect
 from farebox.errors import LedgerError, ProviderAuthError, ProviderOverloadedError, ProviderRateLimitError
 from farebox.records import Job
 from farebox_worker import attempt as attempts
+from farebox_worker import process as process_module
 from farebox_worker.bus.claim import Ask, claim
 from farebox_worker.catalogue import Entry
 from farebox_worker.doorbells import Doorbells
@@ -411,3 +413,15 @@ async def test_a_lane_is_found_though_nobody_told_of_it(stage, monkeypatch):
         await asyncio.sleep(0.3)
         await stage.batch.submit([Job(1, "new", "sim:two", "chat", b"{}")])
         await stage.finished(1)
+
+
+async def test_a_loop_that_swallows_a_cancellation_is_ended_all_the_same():
+    async def stubborn():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        await asyncio.sleep(60)
+
+    task = asyncio.create_task(stubborn())
+    await asyncio.sleep(0)
+    await asyncio.wait_for(process_module._end({task}), timeout=5)
+    assert task.cancelled()
