@@ -2,9 +2,10 @@
 
 import json
 import os
+import random
 import socket
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 from tests.cli_support import KEY, prompt
@@ -243,9 +244,12 @@ def test_a_wrong_key_stops_the_process_keeps_the_jobs_and_is_never_shown(desk, s
 
 
 def free_port():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
+    """Find a port below those the system hands out: nobody takes it meanwhile, and a cluster's bus fits above it."""
+    while True:
+        port = random.SystemRandom().randint(11_000, 22_000)
+        with socket.socket() as taken, suppress(OSError):
+            taken.bind(("127.0.0.1", port))
+            return port
 
 
 @pytest.mark.slow
