@@ -119,8 +119,8 @@ class Arena:
         words += ["--model", "sim-1", "--model", "sim-2", "--journal", str(self.folder / "journal"), "--port", "0"]
         command = [sys.executable, "-m", "farebox_worker.simulate", *words, "--ready-file", str(ready)]
         self.simulator = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        self._until(ready.exists, 30, "the simulator")
-        self._until(ready.read_text, 5, "the simulator's address")
+        self.until(ready.exists, 30, "the simulator")
+        self.until(ready.read_text, 5, "the simulator's address")
         self.provider = ready.read_text().strip()
 
     def _configure(self):
@@ -191,6 +191,20 @@ class Arena:
         self.server = start_server(self.data, appendfsync="always")
         assert self.server.url == self.url
 
+    def kill_all_workers(self):
+        """Kill every worker at once with SIGKILL, as a machine that loses its power does."""
+        for worker in self.workers:
+            worker.kill()
+        for worker in self.workers:
+            worker.wait()
+        self.seen.worker_kills += len(self.workers)
+        self.workers.clear()
+
+    def bill(self):
+        """Read the provider's own book."""
+        with urllib.request.urlopen(f"{self.provider}/bill", timeout=5) as answer:
+            return json.load(answer)
+
     def settle_down(self, timeout_s=30):
         """Wait until nothing is in flight and all that is left is parked."""
 
@@ -199,11 +213,11 @@ class Arena:
             held, waits, running = self.ask(lambda batch: batch.waiting())
             return waits == running == 0 or (held and not running and not waits)
 
-        self._until(is_still, timeout_s, "the end")
+        self.until(is_still, timeout_s, "the end")
         time.sleep(1.2)  # calls that hung are over, what was unconfirmed stays
 
     @staticmethod
-    def _until(is_so, timeout_s, what):
+    def until(is_so, timeout_s, what):
         deadline = time.monotonic() + timeout_s
         while True:
             with contextlib.suppress(OSError):
@@ -215,8 +229,7 @@ class Arena:
 
     def judge(self):
         """Compare the ledger with the provider's bill; what is broken is named in `seen.broken`."""
-        with urllib.request.urlopen(f"{self.provider}/bill", timeout=5) as answer:
-            bill = json.load(answer)
+        bill = self.bill()
         self.seen.bill, self.seen.billed_calls = bill["cost_nusd"], bill["billed_calls"]
         self.ask(self._judge)
         return self.seen
@@ -292,6 +305,26 @@ def crowd(folder, *, processes, concurrency, jobs=300, **options):
     calm = {"latency-ms": 300}
     with Arena(folder, cost_usd=0.02, concurrency=concurrency, jobs=jobs, faults=calm, **options) as arena:
         for _ in range(processes):
+            arena.work()
+        arena.settle_down()
+        seen = arena.judge()
+        seen.seconds = time.monotonic() - began
+        return seen
+
+
+def blackout(folder, *, after_usd=0.8, workers=3, **options):
+    """Let workers finish calls for so much money, kill them all at once, let others go on. Returns: Seen."""
+    began = time.monotonic()
+    calm = {"latency-ms": 300}
+    with Arena(folder, cost_usd=0.02, jobs=100, faults=calm, **options) as arena:
+        for _ in range(workers):
+            arena.work()
+        enough = nusd_from_usd(after_usd)
+        arena.until(
+            lambda: arena.ask(lambda batch: batch.ledger.spent()) >= enough, 30, f"${after_usd} of finished calls"
+        )
+        arena.kill_all_workers()
+        for _ in range(workers):
             arena.work()
         arena.settle_down()
         seen = arena.judge()

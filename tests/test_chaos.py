@@ -4,7 +4,7 @@ import os
 import tempfile
 
 import pytest
-from tests.chaos import crowd, rage
+from tests.chaos import blackout, crowd, rage
 from tests.conftest import server_binary
 
 SECONDS = float(os.environ.get("FAREBOX_CHAOS_S", "10"))
@@ -37,3 +37,11 @@ def test_a_crowd_at_the_limit_spends_it_and_no_cent_more(folder, processes, conc
     print(f"\n{processes} x {concurrency}\n{seen.table()}")  # noqa: T201 - with pytest -s
     assert not seen.broken, seen.table()
     assert seen.bill == seen.spent == seen.limit
+
+
+def test_a_blackout_at_four_fifths_of_the_limit_spends_no_cent_above_it(folder):
+    seen = blackout(folder)
+    print(f"\n{seen.table()}")  # noqa: T201 - with pytest -s
+    assert not seen.broken, seen.table()
+    assert seen.worker_kills == 3
+    assert seen.limit == seen.spent + seen.unconfirmed
