@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 
 import fakeredis
@@ -15,16 +16,21 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from redis import Redis as SyncRedis
 from redis.asyncio import Redis
+from tests.shifted_time import SHIFT
 
 from farebox.batch import Batch
 from farebox.errors import BatchClosedError, InputError
+from farebox.journal import sums
 from farebox.records import Job
+from farebox_worker.audit import audit
 from farebox_worker.bus.admit import Fare, admit
 from farebox_worker.bus.claim import Ask, Claimed, claim
+from farebox_worker.bus.fold import fold
 from farebox_worker.bus.lapse import lapse
 from farebox_worker.bus.renew import renew
 from farebox_worker.bus.settle import Settlement, settle
 from farebox_worker.bus.sweep import sweep
+from farebox_worker.bus.withdraw import withdraw
 
 LANES = ("p:a", "q:b")
 BATCHES = ("b0", "b1", "b2")
@@ -41,7 +47,9 @@ ENDING = st.tuples(
 )
 ENDINGS = st.tuples(ENDING, ENDING, ENDING, ENDING)
 TTL = 600_000
-LONG = 600_000
+LONG = 10**12  # no day that passes ends such a lease
+BEGINS = datetime(2028, 2, 28, 12, tzinfo=UTC)  # a leap day and the end of a month are near
+PERIODS = (None, "day", "month")
 SEQUENCE_END = 10**12
 
 
@@ -84,24 +92,48 @@ class Try:
     owed: str = ""
     is_settled: bool = False
     is_gone: bool = False  # it went back or lapsed before it was admitted: nobody settles it
+    is_forgotten: bool = False  # released by an operator: the ledger knows its hold no more
+    owed_since: str = ""  # the day on which it became unconfirmed
 
 
 @dataclass
 class Books:
-    """What every scope must show."""
+    """What every scope and every window must show; limits by name, which is the scope's, or day:… or month:… of it."""
 
     counters: dict[str, Counter] = field(default_factory=lambda: defaultdict(Counter))
+    windows: dict[str, dict[str, Counter]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(Counter)))
     limits: dict[str, int] = field(default_factory=dict)
+    today: str = ""
 
-    def used(self, scope):
-        return sum(self.counters[scope][kind] for kind in ("spent", "held", "unconfirmed"))
+    def used(self, name):
+        scope, per = split(name)
+        counted = self.counters[scope]
+        counting = self.windows[self.today if per == "day" else self.today[:7]][scope] if per else counted
+        return counting["spent"] + counting["unconfirmed"] + counted["held"]
 
-    def room(self, scope):
-        return self.limits[scope] - self.used(scope) if scope in self.limits else None
+    def room(self, name):
+        return self.limits[name] - self.used(name) if name in self.limits else None
 
-    def add(self, scopes, **amounts):
+    def limited(self, scopes):
+        return [name for name in names_of(scopes) if name in self.limits]
+
+    def add(self, scopes, day="", **amounts):
         for scope in dict.fromkeys(scopes):
             self.counters[scope].update(amounts)
+            windowed = {name: n for name, n in amounts.items() if n and name not in ("held", "overrun", "unpriced")}
+            for date in (day or self.today, (day or self.today)[:7]) if windowed else ():
+                self.windows[date][scope].update(windowed)
+
+
+def split(name):
+    """A limit's scope, and the window it is for."""
+    head, _, rest = name.partition(":")
+    return (rest, head) if head in PERIODS else (name, None)
+
+
+def names_of(scopes):
+    """The limits that scopes can have."""
+    return [f"{per}:{scope}" if per else scope for scope in dict.fromkeys(scopes) for per in PERIODS]
 
 
 class MoneyMachine(RuleBasedStateMachine):
@@ -118,9 +150,12 @@ class MoneyMachine(RuleBasedStateMachine):
             self.eyes = fakeredis.FakeRedis(server=server, decode_responses=True)
             self.redis = fakeredis.FakeAsyncRedis(server=server)
         self.eyes.flushall()
+        self.shift_s = 0
+        self.shift_s = int(BEGINS.timestamp()) - self.now_ms() // 1000
+        self.eyes.set(SHIFT, self.shift_s)
         self.works: dict[str, Work] = {}
         self.tries: list[Try] = []
-        self.books = Books()
+        self.books = Books(today=self.today())
         self.batches: dict[str, Batch] = {}
         self.sealed: set[str] = set()
         self.cancelled: set[str] = set()
@@ -129,6 +164,7 @@ class MoneyMachine(RuleBasedStateMachine):
         self.parking: dict[str, tuple[str, int]] = {}
         self.reopens = True  # whether this step must reopen what fits
         self.ticked = False
+        self.folded = False
         self.last_group: list[Settlement] = []
         self.last_claim = None
         self.custom = 0
@@ -152,13 +188,16 @@ class MoneyMachine(RuleBasedStateMachine):
         for batch in self.batches.values():
             self.do(batch.open())
         self.tongue = self.batches["b0"].tongue
-        self.set_limit("global", limit)
+        self.set_limit("global", limit, None)
         for name, lane, tags in loads:
             self.submit(name, lane, 0, 3, tags, 0)
 
     def now_ms(self):
         seconds, micros = self.eyes.time()
-        return seconds * 1000 + micros // 1000
+        return (seconds + self.shift_s) * 1000 + micros // 1000
+
+    def today(self):
+        return datetime.fromtimestamp(self.now_ms() / 1000, UTC).date().isoformat()
 
     # --- producers ------------------------------------------------------------------------------------------------
 
@@ -172,7 +211,7 @@ class MoneyMachine(RuleBasedStateMachine):
     )
     def submit(self, name, lane, priority, count, tags, later_ms):
         batch = self.batches[name]
-        due = int(time.time() * 1000) + later_ms if later_ms else 0
+        due = self.now_ms() + later_ms if later_ms else 0
         jobs = [Job(1, f"c{self.custom + n}", lane, "chat", b"{}", tags=tags) for n in range(count)]
         sending = batch.submit(jobs, priority=priority, not_before_ms=due)
         if name in self.sealed or name in self.cancelled:
@@ -190,7 +229,7 @@ class MoneyMachine(RuleBasedStateMachine):
             self.works[work.id] = work
 
     def seal(self, name):
-        self.do(self.batches[name].seal(sum(work.batch == name for work in self.works.values())))
+        self.do(self.batches[name].seal(sum(w.batch == name and w.outcome != "withdrawn" for w in self.works.values())))
         self.sealed.add(name)
 
     def open_again(self, name):
@@ -211,6 +250,16 @@ class MoneyMachine(RuleBasedStateMachine):
         assert swept == len(waiting)
         for work in waiting:
             work.outcome = "cancelled"
+
+    @rule(places=st.lists(PLACE, min_size=1, max_size=3), flow_of=PLACE)
+    def withdraw(self, places, flow_of):
+        works = list(self.works.values())
+        flow = works[flow_of % len(works)].flow
+        chosen = {works[place % len(works)].id: works[place % len(works)] for place in places}
+        waiting = [w for w in chosen.values() if w.flow == flow and not w.outcome and not w.running]
+        assert self.do(withdraw(self.tongue, flow, list(chosen))) == len(waiting)
+        for work in waiting:
+            work.outcome = "withdrawn"
 
     # --- workers --------------------------------------------------------------------------------------------------
 
@@ -288,9 +337,9 @@ class MoneyMachine(RuleBasedStateMachine):
         running = [t for t in self.tries if t.work.running is t and not t.is_settled]
         self._settle([(t, self._ending(draw, t)) for t, draw in zip(running, endings, strict=False)])
 
-    @rule(hold=st.sampled_from((20, 60)), late=ENDINGS, is_renewed=st.booleans())
-    def overtake(self, hold, late, is_renewed):
-        """Workers seem dead, others take their jobs, and then the dead speak."""
+    @rule(hold=st.sampled_from((20, 60)), late=ENDINGS, is_renewed=st.booleans(), days=st.sampled_from((0, 0, 1, 2)))
+    def overtake(self, hold, late, is_renewed, days):
+        """Workers seem dead, others take their jobs, perhaps a night goes by, and then the dead speak."""
         self.rush(hold, is_short=True, admits=True)
         slow = [t for t in self.tries if t.owed == "held" and t.is_short][: len(late)]
         self.judge()
@@ -298,6 +347,9 @@ class MoneyMachine(RuleBasedStateMachine):
         self.judge()
         self.rush(hold, is_short=False, admits=is_renewed)
         self.judge()
+        if days:
+            self.pass_days(days)
+            self.judge()
         self._settle([(t, self._ending(draw, t)) for t, draw in zip(slow, late, strict=False) if t.owed])
 
     def _some(self, places, *, only=lambda one: True):
@@ -311,14 +363,14 @@ class MoneyMachine(RuleBasedStateMachine):
         self._admit(chosen, [hold for _, hold in picks[: len(chosen)]])
 
     def _admit(self, chosen, holds):
-        starved = {scope: self.eyes.get(f"farebox:starved:{scope}") for scope in SCOPES}
+        starved = {scope: self.eyes.get(f"farebox:starved:{scope}") for scope in names_of(SCOPES)}
         holds = [self._size(hold, t) for t, hold in zip(chosen, holds, strict=True)]
         fares = [Fare(t.claimed, hold, t.work.scopes) for t, hold in zip(chosen, holds, strict=True)]
         verdicts = self.do(admit(self.tongue, fares))
         shut: dict[str, tuple[str, int]] = {}
         for t, hold, verdict in zip(chosen, holds, verdicts, strict=True):
             work, seen = t.work, (verdict.scope, verdict.need_nusd)
-            limited = [scope for scope in work.scopes if scope in self.books.limits]
+            limited = self.books.limited(work.scopes)
             if work.running is not t:
                 assert verdict.word == "lost"
             elif t.owed:
@@ -354,7 +406,7 @@ class MoneyMachine(RuleBasedStateMachine):
 
     def _size(self, hold, t):
         """A hold that takes all the room there is, or one more."""
-        rooms = [room for scope in t.work.scopes if (room := self.books.room(scope)) is not None]
+        rooms = [self.books.room(name) for name in self.books.limited(t.work.scopes)]
         room = max(0, min(rooms, default=100))
         return {"all": min(room, 10**4), "over": min(room, 10**4) + 1}.get(hold, hold)
 
@@ -416,18 +468,20 @@ class MoneyMachine(RuleBasedStateMachine):
 
     def _book_money(self, t, ending):
         work, scopes = t.work, t.work.scopes
+        day = t.owed_since if t.owed == "unconfirmed" else ""
         if t.owed and not (t.owed == "unconfirmed" and ending.money == "unconfirmed"):
-            self.books.add(scopes, **{t.owed: -t.hold})
+            self.books.add(scopes, day, **{t.owed: -t.hold})
             if ending.money == "unconfirmed":
-                self.books.add(scopes, unconfirmed=t.hold)
-                t.owed = "unconfirmed"
+                self._doubt(t)
                 work.doubts += 1
             else:
                 t.owed = ""
         if ending.money in ("actual", "unpriced"):
-            over = max(0, ending.amount_nusd - t.hold) if t.hold is not None else 0
+            is_known = t.hold is not None and not t.is_forgotten
+            over = max(0, ending.amount_nusd - t.hold) if is_known else 0
             self.books.add(
                 scopes,
+                day,
                 spent=ending.amount_nusd,
                 calls=1,
                 input_tokens=3,
@@ -435,8 +489,12 @@ class MoneyMachine(RuleBasedStateMachine):
                 overrun=over,
                 unpriced=int(ending.money == "unpriced"),
             )
-            if over or t.hold is None:
+            if over or not is_known:
                 self._excuse(scopes)
+
+    def _doubt(self, t):
+        self.books.add(t.work.scopes, unconfirmed=t.hold)
+        t.owed, t.owed_since = "unconfirmed", self.books.today
 
     def _book_job(self, t, ending):
         work = t.work
@@ -489,7 +547,7 @@ class MoneyMachine(RuleBasedStateMachine):
         else:
             running = [t for t in running if t.is_short]
         if kind == "away":
-            self.eyes.hset("farebox:ledger", "clock", self.now_ms() - 10**7)
+            self.eyes.hset("farebox:ledger", "clock", self.now_ms() - 10**13)
             running = []
         ended = self.do(lapse(self.tongue, **options))
         self.eyes.hdel("farebox:ledger", "grace")
@@ -502,8 +560,8 @@ class MoneyMachine(RuleBasedStateMachine):
         work = t.work
         work.running = None
         if t.owed:
-            self.books.add(work.scopes, held=-t.hold, unconfirmed=t.hold)
-            t.owed = "unconfirmed"
+            self.books.add(work.scopes, held=-t.hold)
+            self._doubt(t)
             work.attempts += 1
             work.doubts += 1
         else:
@@ -517,24 +575,59 @@ class MoneyMachine(RuleBasedStateMachine):
         for flow, (scope, need) in self.parking.items():
             self.eyes.hset("farebox:parking", flow, f"{scope}\t{need}\t1")
         self.lapse("due")
-        for scope in SCOPES:
-            flow = self.eyes.get(f"farebox:starved:{scope}")
-            if flow and flow in self.parking and scope in self.books.limits:
-                counted = self.books.counters[scope]
-                need = self.parking[flow][1]
-                reach = self.books.limits[scope] - counted["spent"] - counted["unconfirmed"]
-                assert need <= reach, "what can never fit keeps others out"
+        for name in self.books.limited(SCOPES):
+            flow = self.eyes.get(f"farebox:starved:{name}")
+            if flow and flow in self.parking:
+                reach = self.books.room(name) + self.books.counters[split(name)[0]]["held"]
+                assert self.parking[flow][1] <= reach, "what can never fit keeps others out"
 
     # --- operators ------------------------------------------------------------------------------------------------
 
-    @rule(scope=st.sampled_from(SCOPES), limit=st.sampled_from((None, 0, 1, 50, 100, 200, 300, 500, 10**6)))
-    def set_limit(self, scope, limit):
-        assert self.do(self.batches["b0"].ledger.set_limit(scope, limit)) == self.books.limits.get(scope)
+    @rule(
+        scope=st.sampled_from(SCOPES),
+        limit=st.sampled_from((None, 0, 1, 50, 100, 200, 300, 500, 10**6)),
+        per=st.sampled_from((None, *PERIODS)),
+    )
+    def set_limit(self, scope, limit, per):
+        name = f"{per}:{scope}" if per else scope
+        assert self.do(self.batches["b0"].ledger.set_limit(scope, limit, per)) == self.books.limits.get(name)
         if limit is None:
-            self.books.limits.pop(scope, None)
+            self.books.limits.pop(name, None)
         else:
-            self.books.limits[scope] = limit
+            self.books.limits[name] = limit
             self._excuse([scope])
+
+    @rule(days=st.sampled_from((1, 1, 2, 31)))
+    def pass_days(self, days):
+        """Let midnights pass, and nothing else: what runs goes on."""
+        self.shift_s += days * 86_400
+        self.eyes.set(SHIFT, self.shift_s)
+        self.eyes.hset("farebox:ledger", "clock", self.now_ms())
+        self.books.today = self.today()
+        self.reopens = False  # the next second does
+
+    @rule(places=st.lists(PLACE, min_size=1, max_size=3), is_charge=st.booleans())
+    def confirm(self, places, is_charge):
+        chosen = self._some(places, only=lambda t: t.owed == "unconfirmed")
+        tokens = [t.claimed.token for t in chosen]
+        answer = self.do(self.batches["b0"].ledger.confirm([*tokens, "nobody knows it", *tokens], is_charge=is_charge))
+        assert answer == (len(chosen), sum(t.hold for t in chosen))
+        for t in chosen:
+            self.books.add(t.work.scopes, t.owed_since, unconfirmed=-t.hold, spent=t.hold if is_charge else 0)
+            t.owed, t.is_forgotten = "", True
+            if is_charge:
+                t.is_settled = True
+                late = self._ending(("answer", "all", 0, "", 0), t)
+                assert self.do(settle(self.tongue, [late], results_ttl_ms=TTL)) == ["repeat"]
+
+    @rule(keep_rows=st.sampled_from((0, 1, 5)), entries=st.sampled_from((1, 2, 50)))
+    def fold(self, keep_rows, entries):
+        before = self.eyes.xlen("farebox:journal")
+        folded = self.do(fold(self.tongue, keep_days=10**5, keep_rows=keep_rows, slice_entries=entries))
+        assert folded <= entries
+        assert self.eyes.xlen("farebox:journal") == before - folded
+        assert keep_rows or folded == min(before, entries)
+        self.folded = True
 
     def book(self, cost, lane):
         provider = lane.partition(":")[0]
@@ -584,7 +677,7 @@ class MoneyMachine(RuleBasedStateMachine):
 
     def _excuse(self, scopes):
         """These scopes may be above their limits now, and the judge knows why."""
-        self.excused |= {scope for scope in scopes if (self.books.room(scope) or 0) < 0}
+        self.excused |= {name for name in self.books.limited(scopes) if self.books.room(name) < 0}
 
     # --- the judge ------------------------------------------------------------------------------------------------
 
@@ -599,13 +692,15 @@ class MoneyMachine(RuleBasedStateMachine):
 
     def _judge_money(self):
         eyes = self.eyes
-        for scope in SCOPES:
-            if (self.books.room(scope) or 0) < 0:
-                assert scope in self.excused, f"{scope} is above its limit and nobody knows why"
+        for name in names_of(SCOPES):
+            if (self.books.room(name) or 0) < 0:
+                assert name in self.excused, f"{name} is above its limit and nobody knows why"
             else:
-                self.excused.discard(scope)
+                self.excused.discard(name)
         for scope in {*self.books.counters, *SCOPES}:
-            shown = {name: int(n) for name, n in eyes.hgetall(f"farebox:scope:{scope}").items() if int(n)}
+            shown = {
+                name: int(n) for name, n in eyes.hgetall(f"farebox:scope:{scope}").items() if int(n) and name != "since"
+            }
             assert shown == {name: n for name, n in self.books.counters[scope].items() if n}, scope
         limits = {key.removeprefix("farebox:limit:"): int(eyes.get(key)) for key in eyes.keys("farebox:limit:*")}
         assert limits == self.books.limits
@@ -619,6 +714,42 @@ class MoneyMachine(RuleBasedStateMachine):
             assert all(all(record.split("\t")) for record in eyes.hvals(key)), (
                 "a reader that skips empty fields is lost"
             )
+
+        self._judge_windows()
+
+    def _judge_windows(self):
+        """Each day and month shows its own money, and the journal can tell every counter again."""
+        shown = {
+            key.removeprefix("farebox:window:").partition(":")[2]: {
+                n: int(v) for n, v in self.eyes.hgetall(key).items() if int(v)
+            }
+            for key in self.eyes.keys("farebox:window:*")
+        }
+        for date in {*shown, *self.books.windows}:
+            expected = {
+                f"{name} {scope}": counted[name]
+                for scope, counted in self.books.windows[date].items()
+                for name in ("spent", "unconfirmed")
+                if counted[name]
+            }
+            assert shown.get(date, {}) == expected, date
+        report = self.do(audit(self.redis, self.batches["b0"].keys))
+        assert report.agrees, report
+        assert report.day.isoformat() == self.books.today
+        assert set(report.passed) == {name for name in self.books.limits if self.books.room(name) < 0}
+        if self.folded:
+            self._judge_sums()
+            self.folded = False
+
+    def _judge_sums(self):
+        """What is told of each day, from checkpoint and journal, is what was booked on it."""
+        told = self.do(sums(self.redis, self.batches["b0"].keys))
+        assert {(day.isoformat(), scope): of for (day, scope), of in told.items()} == {
+            (day, scope): told
+            for day, scopes in self.books.windows.items()
+            for scope, of in scopes.items()
+            if len(day) == 10 and (told := {name: n for name, n in of.items() if n})
+        }
 
     def _judge_jobs(self):
         eyes = self.eyes
@@ -634,7 +765,9 @@ class MoneyMachine(RuleBasedStateMachine):
         assert {key.removeprefix("arq:retry:") for key in eyes.keys("arq:retry:*")} <= open_ids
         assert {field.rpartition(":")[0] for field in eyes.hkeys("farebox:strikes")} <= open_ids
         for name in BATCHES:
-            ended = Counter({w.id: 1 for w in self.works.values() if w.batch == name and w.outcome})
+            ended = Counter(
+                {w.id: 1 for w in self.works.values() if w.batch == name and w.outcome not in ("", "withdrawn")}
+            )
             entries = eyes.xrange(f"farebox:results:{name}")
             assert Counter(job for _, fields in entries for job in fields) == ended, "answered twice, or not at all"
             for _, fields in entries:
@@ -668,7 +801,7 @@ class MoneyMachine(RuleBasedStateMachine):
                     assert known <= max(score, now)
         self._judge_parking(parking)
         self.parking = parking
-        self.rooms = {scope: self.books.room(scope) for scope in {*SCOPES, *self.books.counters}}
+        self.rooms = {scope: self.books.room(scope) for scope in names_of({*SCOPES, *self.books.counters})}
 
     def _judge_parking(self, parking):
         """After whatever frees money, no flow stays parked that would fit beside those that were reopened."""
@@ -713,9 +846,11 @@ class MoneyMachine(RuleBasedStateMachine):
         self.judge()
         for scope, need in self.parking.values():
             assert self.books.room(scope) < need, "money is left, and a job waits that would fit"
-        for scope in list(self.books.limits):
-            self.set_limit(scope, None)
+        for name in list(self.books.limits):
+            self.set_limit(split(name)[0], None, split(name)[1])
         self._work_off()
+        self.judge()
+        self.fold(0, 10**4)
         self.judge()
         if self.cancelled:
             self.sweep()

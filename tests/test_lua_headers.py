@@ -19,14 +19,15 @@ FILES = {
     for folder in ("producer/farebox/lua", "worker/farebox_worker/bus")
     for path in (ROOT / folder).glob("*.lua")
 }
-SHARED = ("prelude", "scopes")  # they stand before others
+SHARED = ("prelude", "tally", "scopes")  # they stand before others
 SCRIPTS = {
     script.name: script
     for module in (scripts, worker_scripts)
     for script in vars(module).values()
     if isinstance(script, scripts.Script)
 }
-PARTS = {"settle": 13, "admit": 6, "renew": 3, "claim": 3, "submit": 4}  # arguments per job, attempt or lane
+# Arguments per job, attempt or lane:
+PARTS = {"settle": 14, "admit": 6, "reassert": 6, "renew": 3, "claim": 3, "submit": 4, "drop": 3, "retry": 4}
 
 
 def halves(name):
@@ -135,15 +136,18 @@ def test_nothing_is_global(name):
 
 
 ENOUGH = {
-    "create": ["e"], "book": ["n:", 1, 1, 1, "global"], "reset": ["n:"],
+    "create": ["e"], "book": [1, 1, 1, 1, "global"], "reset": [], "fold": [10, 0, 0],
     "submit": ["n:flow:0:b:l", "b", "l", "n:1", "d", 0, "p"], "limit": ["global", 5], "cancel": ["c"],
     "claim": ["abcdefghijkl", 1000, "", 10, "l", 2, 0],
     "admit": [1, "global", "n:1", "n:flow:0:b:l", "abcdefghijkl0000", 1, 3, "1"],
     "renew": [1000, "n:1", "n:flow:0:b:l", "abcdefghijkl0000"],
     "settle": [10, 0, "n:1", "n:flow:0:b:l", "abcdefghijkl0000", "finish", "actual", 3, 1, 1, "", 0,
-               "succeeded", "r", ""],
-    "lapse": ["1", ""], "confirm": ["release", "abcdefghijkl0000"], "pause": ["l", 10, "why"],
+               "succeeded", "r", "", "p"],
+    "lapse": ["1", ""], "confirm": ["release", "abcdefghijkl0000"], "pause": ["l", 10, "why", "operator"],
     "withdraw": ["n:flow:0:b:l", "b", "n:1"],
+    "drop": ["b", 10, "n:1", "n:flow:0:b:l", "r"], "retry": ["b", "n:1", "n:flow:0:b:l", "sha1", "p"],
+    "adopt": ["e", "f"],
+    "reassert": [1000, 1, "global", "n:1", "n:flow:0:b:l", "abcdefghijkl0001", 3, "", "1"],
 }  # fmt: skip
 
 
@@ -153,7 +157,7 @@ async def test_every_script_runs_where_globals_are_errors():
     for batch in "bc":
         await redis.hset(f"n:batch:{batch}", "created_ms", 1)
     for name, arguments in ENOUGH.items():
-        fixed = [] if name in ("create", "book", "reset") else ["n:", "", 0]
+        fixed = [] if name in ("create", "adopt") else ["n:", "", 0]
         answer = await scripts.evaluate(redis, SCRIPTS[name], ["n:ledger"], [*fixed, *arguments])
         assert answer, name
     with pytest.raises(ResponseError, match="global"):

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
+from redis.exceptions import NoPermissionError, ResponseError
 
-from farebox.errors import InputError, ServerError
+from farebox.errors import InputError, ServerFullError
 from farebox.keys import Keys, check_batch_id, check_tag, lane_of
-from farebox.ledger import Ledger, Scope
+from farebox.ledger import PERIODS, Ledger, Scope
 from farebox.records import Job, Result, body_digest, decode_result, encode_job, job_id
 from farebox.scripts import CANCEL, SUBMIT, Argument, Tongue
+from farebox.streams import read_streams
 
 CHUNK_JOBS = 500
 CHUNK_BYTES = 1_000_000
@@ -65,11 +67,15 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry of a batch's result stream: the jobs that one settle finished."""
+    """One entry of a batch's result stream: the jobs that one settle finished, `ids` in the stream's order.
+
+    `gone` are those whose result was deleted or has expired, or that were retried since: a later entry tells of them.
+    """
 
     entry_id: str
     results: list[tuple[str, Result]] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
 
 
 class Batch:
@@ -104,15 +110,21 @@ class Batch:
             pipe.hsetnx(key, "name", name)
             pipe.hdel(key, "sealed", "total")
             pipe.zadd(self.keys.batches, {self.batch_id: now_ms}, nx=True)
-            for kept in self._kept_keys():
+            await pipe.execute()
+        await self.keep()
+
+    async def keep(self) -> None:
+        """Let nothing of the batch expire: it has work again."""
+        async with self.redis.pipeline(transaction=True) as pipe:
+            for kept in (*self._kept_keys(), *self._counting_keys()):
                 pipe.persist(kept)
             await pipe.execute()
 
     async def submit(self, jobs: Iterable[Job], *, priority: int = 0, not_before_ms: int = 0) -> Submitted:
         """Put jobs into their lanes, chunk by chunk; submitting a job twice is submitting it once.
 
-        Raises: JobConflictError (that chunk is not submitted), BatchClosedError, NoLedgerError, ServerError when the
-        server is above 70 % of its maxmemory.
+        Raises: JobConflictError (that chunk is not submitted), BatchClosedError, NoLedgerError, ServerFullError when
+        the server is above 70 % of its maxmemory.
         """
         done = Submitted(0, 0)
         for lane, chunk in self._chunks(jobs, not_before_ms):
@@ -141,17 +153,16 @@ class Batch:
     async def _refuse_when_full(self) -> None:
         if time.monotonic() - self._room_checked < 0.5:
             return
-        self._room_checked = time.monotonic()
-        try:
+        memory = {}
+        with suppress(ResponseError):
             memory = await self.redis.info("memory")
-        except ResponseError:
-            return
         limit, used = int(memory.get("maxmemory", 0)), int(memory.get("used_memory", 0))
         if limit and used > FULL_SHARE * limit:
-            raise ServerError(
+            raise ServerFullError(
                 f"the Redis server uses {used / limit:.0%} of its maxmemory: above {FULL_SHARE:.0%} nothing is "
                 "submitted. Collect results, wait for the workers, or give it more memory; then run it again."
             )
+        self._room_checked = time.monotonic()
 
     async def differing(self, jobs: Sequence[Job]) -> list[bool]:
         """Tell of each job whether its id is known here with another body."""
@@ -170,24 +181,32 @@ class Batch:
         key, day_ms = self.keys.batch(self.batch_id), 86_400_000
         retention = {"ids_ttl": int(ids_days * day_ms), "results_ttl": int(results_days * day_ms)}
         await self.redis.hset(key, mapping={"sealed": 1, "total": total, **retention})  # type: ignore[misc]
-        if (await self.progress()).complete:
-            async with self.redis.pipeline(transaction=True) as pipe:
-                for kept in self._kept_keys():
-                    pipe.pexpire(kept, retention["ids_ttl"])
-                await pipe.execute()
+        await self.retain()
+
+    async def retain(self) -> None:
+        """Begin the retention of a sealed batch that is complete; of any other, do nothing."""
+        ttl = await self.redis.hget(self.keys.batch(self.batch_id), "ids_ttl")  # type: ignore[misc]
+        if ttl is None or not (await self.progress()).complete:
+            return
+        await self._expire(self._kept_keys(), int(ttl))
+        with suppress(NoPermissionError):  # an ACL keeps producers away from what counts money
+            await self._expire(self._counting_keys(), int(ttl))
+
+    async def _expire(self, keys: Sequence[str], ttl_ms: int) -> None:
+        async with self.redis.pipeline(transaction=True) as pipe:
+            for key in keys:
+                pipe.pexpire(key, ttl_ms)
+            await pipe.execute()
 
     def _kept_keys(self) -> list[str]:
         keys, batch_id = self.keys, self.batch_id
-        scope = f"batch:{batch_id}"
         ids = f"{keys.prefix}ids:{batch_id}"
-        return [
-            keys.batch(batch_id),
-            ids,
-            keys.flows(batch_id),
-            keys.scope(scope),
-            keys.limit(scope),
-            keys.results(batch_id),
-        ]
+        limit = keys.limit(f"batch:{batch_id}")
+        return [keys.batch(batch_id), ids, keys.flows(batch_id), limit, keys.results(batch_id)]
+
+    def _counting_keys(self) -> list[str]:
+        keys, scope = self.keys, f"batch:{self.batch_id}"
+        return [keys.scope(scope), *(keys.limit(f"{per}:{scope}") for per in PERIODS)]
 
     async def progress(self) -> Progress:
         """Count the batch. Raises: InputError when there is no such batch."""
@@ -202,12 +221,12 @@ class Batch:
 
         Results that were deleted or have expired are named in `gone`.
         """
-        found = await self.redis.xread({self.keys.results(self.batch_id): after}, count=count, block=block_ms)
-        if not found:
-            return []
-        entries = [(entry_id.decode(), list(fields)) for entry_id, fields in next(iter(_streams(found)))]
+        found = await read_streams(
+            self.redis, {self.keys.results(self.batch_id): after}, count=count, block_ms=block_ms
+        )
+        entries = [entry for _, of_stream in found for entry in of_stream]
         ids = [job for _, jobs in entries for job in jobs]
-        payloads = await self.redis.mget([self.keys.result(job.decode()) for job in ids])
+        payloads = await self.redis.mget([self.keys.result(job) for job in ids]) if ids else []
         by_id = dict(zip(ids, payloads, strict=True))
         return [_entry(entry_id, {job: by_id[job] for job in jobs}) for entry_id, jobs in entries]
 
@@ -317,15 +336,13 @@ def _progress(batch_id: str, record: dict[bytes, bytes], scope: Scope) -> Progre
     )
 
 
-def _streams(found: object) -> list[list[tuple[bytes, dict[bytes, bytes]]]]:
-    """The entries of each stream in an XREAD reply: a list of pairs under RESP2, a dict under RESP3."""
-    if isinstance(found, dict):
-        return [
-            entries[0] if len(entries) == 1 and isinstance(entries[0], list) else entries for entries in found.values()
-        ]
-    return [entries for _, entries in found]  # type: ignore[attr-defined]
-
-
-def _entry(entry_id: str, payloads: dict[bytes, bytes | None]) -> Entry:
-    results = [(job.decode(), decode_result(payload).r) for job, payload in payloads.items() if payload is not None]
-    return Entry(entry_id, results, [job.decode() for job, payload in payloads.items() if payload is None])
+def _entry(entry_id: str, payloads: dict[str, bytes | None]) -> Entry:
+    entry, written_ms = Entry(entry_id), int(entry_id.partition("-")[0])
+    for job, payload in payloads.items():
+        entry.ids.append(job)
+        envelope = decode_result(payload) if payload is not None else None
+        if envelope is None or written_ms <= int(envelope.k.get("retried", 0)):
+            entry.gone.append(job)
+        else:
+            entry.results.append((job, envelope.r))
+    return entry

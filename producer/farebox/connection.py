@@ -54,10 +54,12 @@ def connect(url: str, *, client: type[Client] = Redis) -> Client:  # type: ignor
     Raises: ConfigError when the URL cannot be read.
     """
     tcp = {} if url.startswith("unix:") else {"socket_keepalive": True}
+    tls = {"ssl_check_hostname": True} if url.startswith("rediss:") else {}  # redis-py < 6 does not by itself
     try:
         made: Client = client.from_url(
             url,
             **tcp,
+            **tls,
             socket_connect_timeout=5.0,
             socket_timeout=ANSWER_S,  # longer than any blocking read of ours, shorter than a lease
             health_check_interval=30,

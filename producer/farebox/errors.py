@@ -8,8 +8,12 @@
     ├── LedgerError                     the money cannot be trusted: nothing may be sent
     │   ├── NoLedgerError               no ledger here yet (or no longer)
     │   └── LedgerLostError             another epoch or an older state than this process has seen
-    ├── ServerError                     Redis is unreachable, or unfit (evicting, too old, cluster, full)
+    ├── ServerError                     Redis is unreachable, or unfit (evicting, too old, cluster)
+    │   └── ServerFullError             its memory is too full to take more jobs
     ├── CostLimitExceededError          a booking took the total past its limit
+    ├── JobFailedError                  a job ended without an answer; raised by who asks for its text
+    ├── ReplyInvalidError               an answer came, was paid, and is not what was asked for
+    ├── ResultGoneError                 a job ended, and its result was deleted or has expired
     └── ProviderError                   a provider did not answer the call
         ├── ProviderAuthError           401, 403: this process's credentials
         ├── ProviderAccountError        402, quota, spend limit: the provider's account
@@ -26,7 +30,7 @@ It imports nothing but money's formatting and never holds a secret: messages are
 
 from __future__ import annotations
 
-from farebox.money import dollars
+from farebox.money import dollars, usd_from_nusd
 
 
 class FareboxError(Exception):
@@ -55,7 +59,25 @@ class BatchClosedError(InputError):
 
 
 class LedgerError(FareboxError):
-    """The money counters cannot be trusted, so nothing may be sent."""
+    """The money counters cannot be trusted, so nothing may be sent.
+
+    Attributes:
+        what: what is wrong.
+        place: the flags that lead a command to this ledger, set by who knows them; "" without any.
+    """
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.place = ""
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        """What is wrong, where to look, and the command that goes on deliberately."""
+        place = f" {self.place}" if self.place else ""
+        return (
+            f"{self.what} Nothing is sent. Compare `farebox ledger show{place}` with the provider's bill, go on "
+            f"deliberately with `farebox ledger adopt{place}`, and start again what has stopped."
+        )
 
 
 class NoLedgerError(LedgerError):
@@ -70,6 +92,10 @@ class ServerError(FareboxError):
     """Redis cannot be reached, or is not fit to hold money."""
 
 
+class ServerFullError(ServerError):
+    """Redis has too little memory left: nothing is submitted, so that what runs can still be settled."""
+
+
 class CostLimitExceededError(FareboxError):
     """The total passed its limit. The cost that passed it is booked.
 
@@ -80,6 +106,73 @@ class CostLimitExceededError(FareboxError):
         self.limit = limit
         self.current = current
         super().__init__(f"cost limit of {dollars(limit)} exceeded: {dollars(current)} spent")
+
+
+class JobFailedError(FareboxError):
+    """A job ended without an answer: it failed, or was cancelled.
+
+    Attributes:
+        job_id: the id its producer gave it.
+        code: the provider's error code, or one of Farebox: `deadline`, `cancelled`, `poison`, `outcome_unknown` …
+        message: the provider's own words, or Farebox's.
+        attempts: how often it was sent.
+        cost_nusd: what its attempts are known to have cost, in nano-dollars; `cost_usd` in dollars.
+        unconfirmed_nusd: what attempts of unknown outcome may have cost, in nano-dollars.
+    """
+
+    def __init__(
+        self, job_id: str, *, code: str, message: str, attempts: int, cost_nusd: int, unconfirmed_nusd: int
+    ) -> None:
+        self.job_id = job_id
+        self.code = code
+        self.message = message
+        self.attempts = attempts
+        self.cost_nusd = cost_nusd
+        self.unconfirmed_nusd = unconfirmed_nusd
+        times = f"{attempts} attempt{'' if attempts == 1 else 's'}"
+        super().__init__(f"job {job_id!r} has no answer after {times} ({code}): {message}")
+
+    @property
+    def cost_usd(self) -> float:
+        """What its attempts are known to have cost, in dollars."""
+        return usd_from_nusd(self.cost_nusd)
+
+
+class ReplyInvalidError(FareboxError):
+    """An answer came and was paid for, but it does not fit the type that was asked for.
+
+    Attributes:
+        job_id: the id its producer gave it.
+        reason: where it differs.
+        text: what the model said.
+        raw: the provider's whole JSON.
+        cost_nusd: what the answer cost, in nano-dollars; `cost_usd` in dollars.
+    """
+
+    def __init__(self, job_id: str, reason: str, *, text: str, raw: bytes, cost_nusd: int) -> None:
+        self.job_id = job_id
+        self.reason = reason
+        self.text = text
+        self.raw = raw
+        self.cost_nusd = cost_nusd
+        said = text if len(text) <= 200 else f"{text[:200]}…"
+        super().__init__(f"the answer to job {job_id!r} is not what was asked for: {reason}. It said: {said!r}")
+
+    @property
+    def cost_usd(self) -> float:
+        """What the answer cost, in dollars."""
+        return usd_from_nusd(self.cost_nusd)
+
+
+class ResultGoneError(FareboxError):
+    """A job is not there any more, and neither is its result: it was deleted, or has expired."""
+
+    def __init__(self, job_id: str) -> None:
+        self.job_id = job_id
+        super().__init__(
+            f"the result of job {job_id!r} is not here (any more): it was collected and deleted, has expired "
+            "([retention] results_days), or there never was such a job. Submit it under a new id to ask again."
+        )
 
 
 class ProviderError(FareboxError):

@@ -2,38 +2,44 @@
 
 | key | type | TTL | writer | reader | holds |
 |---|---|---|---|---|---|
-| `<ns>:ledger` | hash | none | every verb | every verb | epoch, seq, clock, grace, lapsed, lease, jobs (last sequence number) |
-| `<ns>:limit:<scope>` | string | none | operator; producer for its own batch | admit, settle | the limit in nano-dollars |
-| `<ns>:scope:<scope>` | hash | none; batches: ids_days | admit, settle, lapse, book | everybody | spent, held, unconfirmed, overrun (nusd), calls, tokens, unpriced |
+| `<ns>:ledger` | hash | none | every verb | every verb | epoch, seq, clock, grace, lapsed, lease, jobs (last sequence number), journal (rows ever written), lost (why, until adopted) |
+| `<ns>:limit:<limit>` | string | none; batches, for good: ids_days | operator; producer for its own batch | admit, settle | the limit in nano-dollars; `<limit>` is `<scope>`, `day:<scope>` or `month:<scope>` |
+| `<ns>:scope:<scope>` | hash | none; batches: ids_days | admit, settle, lapse, book | everybody | spent, held, unconfirmed, overrun (nusd), calls, tokens, unpriced; batches: since (the journal's rows when it began) |
+| `<ns>:window:day:<date>`, `<ns>:window:month:<month>` | hash | 40 days, 400 days | settle, lapse, confirm, book | admit, budget | `spent <scope>`, `unconfirmed <scope>` (nusd) of that UTC day or month, limited or not |
+| `<ns>:journal` | stream | none; 35 days or 200,000 rows | whatever books | audit, cost | one entry per verb: n, d, scope sets, then a row per booking (see `tally.lua`) |
+| `<ns>:checkpoint` | hash | none | fold | audit | until (last folded entry), rows, `day <date>` per day that has one |
+| `<ns>:checkpoint:scope:<scope>` | hash | none; batches: fold, after their counters | fold | audit | sums of what was folded, as in the scope, but held |
+| `<ns>:checkpoint:<date>` | hash | 400 days | fold | audit, cost | `<counter> <scope>` of what was folded of that UTC day |
 | `<ns>:scopes` | set | none | settle, book, limit | cost | names of the scopes that ever counted or had a limit |
 | `<ns>:holds` | hash | none | admit, settle, lapse | settle, lapse | attempt token: hold, job, flow, scopes |
 | `<ns>:unconfirmed` | hash | none | settle, lapse, confirm | settle, cost | attempt token: amount, job, flow, scopes, when, why |
 | `<ns>:settled:<claim>` | hash | 10 min | settle, confirm | settle | which attempts of one claim are settled |
 | `<ns>:claim:<claim>` | string | one lease | claim | claim | what a claim took, so that it can be asked again |
 | `<ns>:lanes` | set | none | submit | workers, lapse | every lane that ever had a job |
-| `<ns>:lane:<lane>` | hash | none | claim, pause | claim | paused_until (ms), paused_why |
+| `<ns>:lane:<lane>` | hash | none | claim, pause | claim, lanes | paused_until (ms), paused_why, paused_by (operator or provider) |
 | `<ns>:open:<lane>` | zset | none | submit, claim, settle | claim | flows with work now, by priority and jobs served |
 | `<ns>:wait:<lane>` | zset | none | claim, settle | claim | flows whose next job is due later, by ms |
 | `<ns>:leases:<lane>` | zset | none | claim, renew, settle | lapse | ids in flight, by the end of their lease in ms |
-| `<ns>:parking` | hash | none | admit | admit, status | parked flow: scope, need, since |
-| `<ns>:parked:<scope>` | zset | none | admit | settle, limit | parked flows by their need in nusd |
-| `<ns>:starved:<scope>` | string | 60 s | lapse | admit | the flow that waited 30 s: nothing smaller may pass it |
+| `<ns>:parking` | hash | none | admit, drop | admit, status | parked flow: limit, need, since |
+| `<ns>:parked:<limit>` | zset | none | admit | settle, limit | parked flows by their need in nusd |
+| `<ns>:starved:<limit>` | string | 60 s | lapse | admit | the flow that waited 30 s: nothing smaller may pass it |
 | `<ns>:strikes` | hash | none | lapse, settle | claim | per job: attempts of unknown outcome, claims without an admit |
 | `<ns>:flow:<priority>:<batch>:<lane>` | zset | none | submit, claim, settle | claim, arq | job ids: sequence numbers < 1e12, due times and lease ends in ms |
 | `<ns>:batch:<batch>` | hash | ids_days | submit, settle | everybody | name, created_ms, total, sealed, cancelled, counts |
 | `<ns>:batches` | zset | none | submit | batches | batch ids by creation in ms |
 | `<ns>:flows:<batch>` | set | ids_days | submit | cancel, status | the flows of a batch |
 | `<ns>:ids:<batch>` | hash | ids_days | submit | submit | job digest: body digest; the tombstones |
-| `<ns>:results:<batch>` | stream | results_days | settle | results | entries of id, outcome pairs, one entry per settled group |
+| `<ns>:results:<batch>` | stream | results_days | settle, drop | results, client | entries of id, outcome pairs, one entry per settled group |
 | `<ns>:cancelled` | set | none | cancel | workers | batches whose waiting jobs are still to be swept |
 | `<ns>:bell:lane:<lane>`, `<ns>:bell:batch:<batch>` | list | 60 s | submit, claim, settle | workers | at most 4 doorbell tokens |
 | `<ns>:control` | channel | - | submit, limit, cancel | workers | "lane <lane>", "limit <scope>", "cancel <batch>", "pause <lane>" |
-| `<ns>:worker:<id>` | hash | 30 s | workers | workers, status | host, pid, lanes, in flight |
+| `<ns>:workers` | zset | 1 hour | workers | lanes, workers | ids of worker processes, by their last heartbeat in ms |
+| `<ns>:worker:<id>` | hash | 30 s | workers | lanes, workers | host, pid, version, started_ms, batch, in flight, lanes (one a line) |
 | `<ns>:housekeeping` | zset | none | arq's cron | arq | arq's own queue for housekeeping |
-| `arq:job:<id>` | string | none | submit | claim, arq | arq's job dictionary, MessagePack |
+| `arq:job:<id>` | string | none | submit, retry | claim, arq | arq's job dictionary, MessagePack |
 | `arq:in-progress:<id>` | string | none | claim, settle, lapse | arq, settle | attempt token (16 characters), then the flow |
 | `arq:retry:<id>` | string | none | settle, lapse | claim | attempts that were admitted and did not finish the job |
-| `arq:result:<id>` | string | results_days | settle | arq, results | arq's result dictionary, MessagePack |
+| `arq:result:<id>` | string | results_days | settle, drop | arq, results, client, retry | arq's result dictionary, MessagePack; of failed jobs with the job |
 
 Job ids begin with the namespace, so arq's keys are told apart by it too. Lua builds keys from the prefix `<ns>:`
 (Redis Cluster is refused). Names: batch ids are 1 to 64 of `A-Z a-z 0-9 . _ -`; tags hold no control characters.
@@ -97,6 +103,21 @@ class Keys:
         return f"{self.prefix}unconfirmed"
 
     @property
+    def holds(self) -> str:
+        """Money set aside for attempts that run."""
+        return f"{self.prefix}holds"
+
+    @property
+    def journal(self) -> str:
+        """Every booking since the checkpoint."""
+        return f"{self.prefix}journal"
+
+    @property
+    def checkpoint(self) -> str:
+        """Up to where the journal was folded."""
+        return f"{self.prefix}checkpoint"
+
+    @property
     def lanes(self) -> str:
         """All lanes."""
         return f"{self.prefix}lanes"
@@ -117,6 +138,11 @@ class Keys:
         return f"{self.prefix}cancelled"
 
     @property
+    def workers(self) -> str:
+        """Worker processes by their last heartbeat."""
+        return f"{self.prefix}workers"
+
+    @property
     def control(self) -> str:
         """The control channel."""
         return f"{self.prefix}control"
@@ -131,8 +157,20 @@ class Keys:
         return f"{self.prefix}scope:{name}"
 
     def limit(self, name: str) -> str:
-        """Limit of a scope."""
+        """Limit of a scope, or with `day:` or `month:` before its name, of its windows."""
         return f"{self.prefix}limit:{name}"
+
+    def window(self, per: str, date: str) -> str:
+        """Counters of the UTC day, or of the month, of an ISO date."""
+        return f"{self.prefix}window:{per}:{date[:7] if per == 'month' else date}"
+
+    def checkpoint_of_scope(self, name: str) -> str:
+        """What was folded of a scope."""
+        return f"{self.prefix}checkpoint:scope:{name}"
+
+    def checkpoint_of_day(self, date: str) -> str:
+        """What was folded of a UTC day."""
+        return f"{self.prefix}checkpoint:{date}"
 
     def flow(self, priority: int, batch_id: str, lane: str) -> str:
         """The part of a lane that belongs to one batch at one priority: an arq queue."""
@@ -174,6 +212,14 @@ class Keys:
     def worker(self, worker_id: str) -> str:
         """A worker process's heartbeat."""
         return f"{self.prefix}worker:{worker_id}"
+
+    def opened(self, lane: str) -> str:
+        """A lane's flows with work now."""
+        return f"{self.prefix}open:{lane}"
+
+    def waiting(self, lane: str) -> str:
+        """A lane's flows whose next job is due later."""
+        return f"{self.prefix}wait:{lane}"
 
     @staticmethod
     def job(job_id: str) -> str:

@@ -6,16 +6,19 @@ Holds and settles are the worker's (`farebox_worker.bus`). All amounts are nano-
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, Literal
 
 from redis.asyncio import Redis
 
 from farebox.keys import Keys
-from farebox.scripts import BOOK, CONFIRM, CREATE, LIMIT, RESET, Argument, Tongue, evaluate
+from farebox.scripts import ADOPT, BOOK, CONFIRM, CREATE, LIMIT, RESET, Tongue, evaluate
 
 GLOBAL = "global"
+Per = Literal["day", "month"]
+PERIODS: tuple[Per, ...] = ("day", "month")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,31 @@ class Scope:
     def headroom_nusd(self) -> int | None:
         """What may still be held; negative when a limit was lowered below what is used; None without a limit."""
         return None if self.limit_nusd is None else self.limit_nusd - self.used_nusd
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A limit and what counts against it, in nano-dollars: for good, or in the UTC `day` or `month` of now.
+
+    A window's limit counts what was spent in it, what became unconfirmed in it, and all that is held now.
+    """
+
+    scope: str
+    per: Per | None
+    limit_nusd: int
+    spent_nusd: int
+    held_nusd: int
+    unconfirmed_nusd: int
+
+    @property
+    def name(self) -> str:
+        """What verbs and parked flows call it."""
+        return limit_name(self.scope, self.per)
+
+    @property
+    def headroom_nusd(self) -> int:
+        """What may still be held; negative when the limit was lowered below what is used."""
+        return self.limit_nusd - self.spent_nusd - self.held_nusd - self.unconfirmed_nusd
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +100,33 @@ class Ledger:
     async def create(self) -> bool:
         """Make the ledger if there is none; True when it was made now. Its epoch is known afterwards."""
         epoch, created = await evaluate(self.redis, CREATE, [self.keys.ledger], [secrets.token_hex(8)])
-        self.tongue.epoch = _text(epoch)
+        self.tongue.begin(_text(epoch))
         return bool(created)
 
-    async def epoch(self) -> str:
-        """The ledger's identity. Raises: NoLedgerError."""
-        return await self.tongue.meet()
+    async def epoch(self, *, even_lost: bool = False) -> str:
+        """The ledger's identity. Raises: NoLedgerError; LedgerLostError, unless one that lost writes will do."""
+        return await self.tongue.meet(even_lost=even_lost)
+
+    async def identity(self) -> tuple[str, str]:
+        """The ledger's epoch, and why it counts as lost; each "" when there is none."""
+        epoch, lost = await self.redis.hmget(self.keys.ledger, ["epoch", "lost"])  # type: ignore[misc]
+        return _text(epoch or ""), _text(lost or "")
+
+    async def adopt(self, epoch: str, *, limit_nusd: int | None = None, sets_limit: bool = False) -> bool:
+        """Go on with what the server holds now, under a new epoch: whoever knew the old one stops.
+
+        `epoch` is the one that was looked at ("" for none); False, and nothing is done, when another has taken its
+        place. With `sets_limit` the global limit is set (None: removed) before anybody can send.
+        """
+        if (await self.identity())[0] != epoch:
+            return False
+        if sets_limit:
+            await self.tongue.say_anyway(LIMIT, GLOBAL, "" if limit_nusd is None else limit_nusd)
+        fresh = secrets.token_hex(8)
+        if not (await evaluate(self.redis, ADOPT, [self.keys.ledger], [epoch, fresh]))[0]:
+            return False
+        self.tongue.begin(fresh)
+        return True
 
     async def scope(self, name: str = GLOBAL) -> Scope:
         """One scope; all zero when it never counted."""
@@ -87,9 +136,9 @@ class Ledger:
             limit, counters = await pipe.execute()
         return _scope(name, limit, counters)
 
-    async def scopes(self) -> list[Scope]:
-        """Every scope that ever counted, by name."""
-        names = sorted(_text(name) for name in await self.redis.smembers(self.keys.scopes))  # type: ignore[misc]
+    async def scopes(self, named: Iterable[str] | None = None) -> list[Scope]:
+        """Every scope that ever counted, or those named, by name."""
+        names = await self._names(named)
         async with self.redis.pipeline(transaction=False) as pipe:
             for name in names:
                 pipe.get(self.keys.limit(name))
@@ -97,9 +146,41 @@ class Ledger:
             found = await pipe.execute() if names else []
         return [_scope(name, found[2 * i], found[2 * i + 1]) for i, name in enumerate(names)]
 
-    async def set_limit(self, name: str, limit_nusd: int | None) -> int | None:
-        """Set a scope's limit, or remove it with None; return the one before. Raises: NoLedgerError."""
-        _, before = await self.tongue.say(LIMIT, name, "" if limit_nusd is None else limit_nusd)
+    async def limits(self, named: Iterable[str] | None = None) -> list[Limit]:
+        """Every limit there is, or of the scopes named, by scope: for good, then per day, then per month."""
+        names = await self._names(named)
+        kinds = [(name, per) for name in names for per in (None, *PERIODS)]
+        if not kinds:
+            return []
+        amounts = await self.redis.mget([self.keys.limit(limit_name(name, per)) for name, per in kinds])
+        limited = [kind for kind, amount in zip(kinds, amounts, strict=True) if amount is not None]
+        today = datetime.fromtimestamp((await self.redis.time())[0], UTC).date().isoformat()
+        async with self.redis.pipeline(transaction=True) as pipe:
+            for name, per in limited:
+                pipe.get(self.keys.limit(limit_name(name, per)))
+                pipe.hmget(self.keys.scope(name), ["held", "spent", "unconfirmed"])
+                if per:
+                    pipe.hmget(self.keys.window(per, today), [f"spent {name}", f"unconfirmed {name}"])
+            found = iter(await pipe.execute())
+        limits = []
+        for name, per in limited:
+            limit, (held, *counted) = next(found), next(found)
+            spent, unconfirmed = next(found) if per else counted
+            if limit is not None:
+                limits.append(Limit(name, per, int(limit), int(spent or 0), int(held or 0), int(unconfirmed or 0)))
+        return limits
+
+    async def _names(self, named: Iterable[str] | None) -> list[str]:
+        if named is None:
+            named = [_text(name) for name in await self.redis.smembers(self.keys.scopes)]  # type: ignore[misc]
+        return sorted(named)
+
+    async def set_limit(self, name: str, limit_nusd: int | None, per: Per | None = None) -> int | None:
+        """Set a scope's limit, for good or per UTC day or month, or remove it with None; return the one before.
+
+        Below what is used it stops admission at once; above, what waited goes on. Raises: NoLedgerError.
+        """
+        _, before = await self.tongue.say(LIMIT, limit_name(name, per), "" if limit_nusd is None else limit_nusd)
         return int(before) if before else None
 
     async def unconfirmed(self) -> list[Unconfirmed]:
@@ -125,13 +206,12 @@ class Ledger:
     ) -> int:
         """Count a call made outside the bus; return the global total spent. Works without a ledger."""
         scopes = (GLOBAL, f"provider:{provider_id}", f"model:{model_ref}")
-        arguments: list[Argument] = [self.keys.prefix, cost_nusd, input_tokens, output_tokens, *scopes]
-        _, total = await evaluate(self.redis, BOOK, [self.keys.ledger], arguments)
+        _, total = await self.tongue.say_anyway(BOOK, cost_nusd, input_tokens, output_tokens, 1, *scopes)
         return int(total)
 
     async def carry_over(self, scopes: Sequence[str], spent_nusd: int) -> None:
-        """Count money that an earlier ledger had counted, in a new one."""
-        await evaluate(self.redis, BOOK, [self.keys.ledger], [self.keys.prefix, spent_nusd, 0, 0, *scopes])
+        """Count money that an earlier ledger had counted, in a new one; its day is not known, so it is today's."""
+        await self.tongue.say_anyway(BOOK, spent_nusd, 0, 0, 0, *scopes)
 
     async def spent(self) -> int:
         """What all calls have cost, in nano-dollars."""
@@ -147,9 +227,23 @@ class Ledger:
         }
 
     async def reset(self) -> int:
-        """Zero what is spent, everywhere; return what it was globally. Held and unconfirmed stay."""
-        _, spent = await evaluate(self.redis, RESET, [self.keys.ledger], [self.keys.prefix])
+        """Zero what is spent, everywhere; return what it was globally. Held and unconfirmed stay, for they are owed.
+
+        So do the windows: a day, and a month, has cost what it has cost.
+        """
+        _, spent = await self.tongue.say_anyway(RESET)
         return int(spent)
+
+
+def limit_name(scope: str, per: Per | None) -> str:
+    """Name the limit of a scope: its own name for good, `day:<scope>` or `month:<scope>` for a window."""
+    return f"{per}:{scope}" if per else scope
+
+
+def parts_of_limit(name: str) -> tuple[str, Per | None]:
+    """Tell a limit's scope, and the window it is for; what `limit_name` joined."""
+    head, _, rest = name.partition(":")
+    return next(((rest, per) for per in PERIODS if per == head), (name, None))
 
 
 def _scope(name: str, limit: Any, counters: Mapping[Any, Any]) -> Scope:

@@ -24,6 +24,7 @@ class Job(msgspec.Struct, frozen=True, array_like=True):
     `body` is a JSON object in the wire format `api` names; it passes through untouched but for the model, the
     output cap and what the budget demands. `max_tokens` is the cap used when the body has none (None: the model's
     default). `drop_params` names parameters that may be dropped when the provider's API cannot say them.
+    `deadline_ms` is in ms since 1970, UTC: after it the job is not sent any more, and fails. 0 is none.
     """
 
     v: int
@@ -35,6 +36,7 @@ class Job(msgspec.Struct, frozen=True, array_like=True):
     tier: Tier = "standard"
     tags: tuple[str, ...] = ()
     drop_params: tuple[str, ...] = ()
+    deadline_ms: int = 0
 
 
 class Result(msgspec.Struct, frozen=True, array_like=True):
@@ -43,6 +45,8 @@ class Result(msgspec.Struct, frozen=True, array_like=True):
     `body` is the provider's JSON in the wire format the job was written in (its error body when it failed).
     `finish` is "" unless an answer came. Money is in nano-dollars, `latency_ms` covers the last attempt.
     `cost_nusd` is the cost of every attempt that is known; `unconfirmed_nusd` what lost attempts may have cost.
+    `tier` was asked for, `served_tier` is the one that the provider says it served ("" when it does not say), and
+    `saved_nusd` what the same usage would have cost more at standard prices; negative when it cost less.
     """
 
     v: int
@@ -66,6 +70,8 @@ class Result(msgspec.Struct, frozen=True, array_like=True):
     tier: Tier = "standard"
     price_version: str = ""
     capped_by_default: bool = False
+    served_tier: str = ""
+    saved_nusd: int = 0
 
 
 class JobEnvelope(msgspec.Struct, frozen=True):
@@ -79,11 +85,16 @@ class JobEnvelope(msgspec.Struct, frozen=True):
 
 
 class ResultEnvelope(msgspec.Struct, frozen=True):
-    """arq's own result dictionary (`arq.jobs.serialize_result`); args are left out, so a prompt is stored once."""
+    """arq's own result dictionary (`arq.jobs.serialize_result`).
+
+    Args are kept of jobs that failed, so that they can be retried, and left out of others: a prompt is stored once.
+    `k["retried"]` says when a job was put back after a failure, in ms of the server's clock: what the result stream
+    says of it from before is no longer so.
+    """
 
     t: int
     f: str
-    a: tuple[()]
+    a: tuple[Job, ...]
     k: dict[str, str]
     et: int
     s: bool
@@ -102,9 +113,10 @@ _job_decoder = msgspec.msgpack.Decoder(JobEnvelope)
 _result_decoder = msgspec.msgpack.Decoder(ResultEnvelope)
 
 
-def encode_job(job: Job, enqueued_ms: int) -> bytes:
-    """Write a job as arq's job dictionary."""
-    return _encoder.encode(JobEnvelope(t=None, f=FUNCTION, a=(job,), k={}, et=enqueued_ms))
+def encode_job(job: Job, enqueued_ms: int, *, retried_ms: int = 0) -> bytes:
+    """Write a job as arq's job dictionary; `retried_ms` is when it was put back after it had failed, 0 for never."""
+    notes = {"retried": str(retried_ms)} if retried_ms else {}
+    return _encoder.encode(JobEnvelope(t=None, f=FUNCTION, a=(job,), k=notes, et=enqueued_ms))
 
 
 def decode_job(payload: bytes) -> JobEnvelope:

@@ -7,6 +7,7 @@ verbs' own error words into Farebox errors. It never retries: verbs are safe to 
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -44,12 +45,17 @@ def load(name: str, *before: str, folder: Traversable = SHARED) -> Script:
 
 
 CREATE = load("create")
-BOOK = load("book")
-RESET = load("reset")
+BOOK = load("book", "prelude", "tally")
+RESET = load("reset", "prelude", "tally")
 SUBMIT = load("submit", "prelude")
-LIMIT = load("limit", "prelude", "scopes")
-CONFIRM = load("confirm", "prelude", "scopes")
+LIMIT = load("limit", "prelude", "tally", "scopes")
+CONFIRM = load("confirm", "prelude", "tally", "scopes")
 CANCEL = load("cancel", "prelude")
+DROP = load("drop", "prelude")
+RETRY = load("retry", "prelude")
+ADOPT = load("adopt")
+
+ANYWAY = "!"  # as an epoch: speak to whatever is left of the ledger
 
 
 async def evaluate(redis: Redis, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
@@ -66,6 +72,7 @@ class Tongue:
     Attributes:
         epoch: the ledger's identity once it was seen, "" before.
         seq: the highest sequence number seen. A server that is behind it has lost writes.
+        heard_s: when the ledger last answered, by this machine's monotonic clock.
     """
 
     def __init__(self, redis: Redis, keys: Keys) -> None:
@@ -73,13 +80,27 @@ class Tongue:
         self.keys = keys
         self.epoch = ""
         self.seq = 0
+        self.heard_s = 0.0
 
-    async def meet(self) -> str:
-        """Read the ledger's identity and remember it. Raises: NoLedgerError."""
-        epoch = await cast("Any", self.redis.hget(self.keys.ledger, "epoch"))
-        if epoch is None:
-            raise _no_ledger(self.keys.namespace)
-        self.epoch = epoch.decode() if isinstance(epoch, bytes) else str(epoch)
+    def begin(self, epoch: str) -> None:
+        """Take a ledger for the one to speak to, whatever was seen of another."""
+        if epoch != self.epoch:
+            self.epoch, self.seq = epoch, 0
+
+    async def meet(self, *, even_lost: bool = False) -> str:
+        """Read the ledger's identity and remember it; `even_lost` is for who only looks ("": it is gone).
+
+        Raises: NoLedgerError; LedgerLostError when it is another one than before, or lost writes.
+        """
+        found = await cast("Any", self.redis.hmget(self.keys.ledger, ["epoch", "lost"]))
+        epoch, lost = (value.decode() if isinstance(value, bytes) else value for value in found)
+        if epoch is None and not (lost and even_lost):
+            raise _no_ledger(self.keys.namespace, lost or (self.epoch and f"nothing where epoch {self.epoch} was"))
+        if epoch is not None and self.epoch not in {"", epoch}:
+            raise _lost(f"epoch {epoch} where {self.epoch} was")
+        if lost is not None and not even_lost:
+            raise _lost(lost)
+        self.epoch = epoch or ""
         return self.epoch
 
     async def say(self, script: Script, *arguments: Argument) -> list[Any]:
@@ -89,33 +110,43 @@ class Tongue:
         """
         if not self.epoch:
             await self.meet()
+        answer = await self._run(script, self.epoch, self.seq, *arguments)
+        self.seq = max(self.seq, int(answer[0]))
+        self.heard_s = time.monotonic()
+        return answer
+
+    async def say_anyway(self, script: Script, *arguments: Argument) -> list[Any]:
+        """Run a verb on whatever is left of the ledger. Only for verbs that let nothing be sent (see prelude.lua)."""
+        return await self._run(script, ANYWAY, 0, *arguments)
+
+    async def _run(self, script: Script, *arguments: Argument) -> list[Any]:
         try:
-            answer: list[Any] = await evaluate(
-                self.redis, script, [self.keys.ledger], [self.keys.prefix, self.epoch, self.seq, *arguments]
-            )
+            answer: list[Any] = await evaluate(self.redis, script, [self.keys.ledger], [self.keys.prefix, *arguments])
         except ResponseError as error:
             raise _translated(error, self.keys.namespace) from error
-        self.seq = max(self.seq, int(answer[0]))
         return answer
 
 
-def _no_ledger(namespace: str) -> NoLedgerError:
+def _no_ledger(namespace: str, lost: str = "") -> NoLedgerError:
+    if lost:
+        return NoLedgerError(f"the ledger of namespace {namespace!r} is gone from this server ({lost}).")
     return NoLedgerError(
         f"no ledger in namespace {namespace!r} on this server. If the server is new, create one with "
         "`farebox budget set USD` (or `farebox budget off` for no limit); if it is not, its data is gone."
     )
 
 
+def _lost(how: str) -> LedgerLostError:
+    return LedgerLostError(f"the server's ledger is not the one seen before ({how}): it lost writes or was replaced.")
+
+
 def _translated(error: ResponseError, namespace: str) -> Exception:
     word, _, rest = str(error).partition(" ")
     match word:
         case "NOLEDGER":
-            return _no_ledger(namespace)
+            return _no_ledger(namespace, rest)
         case "LEDGERLOST":
-            return LedgerLostError(
-                f"the server's ledger is not the one seen before ({rest}): it lost writes or was replaced. "
-                "Nothing is sent. Compare its totals with the provider's, then start the workers again to go on."
-            )
+            return _lost(rest)
         case "BATCHCLOSED":
             return BatchClosedError(f"the batch takes no new jobs: {rest}")
         case "CONFLICT":

@@ -27,10 +27,11 @@ from farebox.records import (
     encode_result,
 )
 from farebox_worker.bus.claim import Claimed
-from farebox_worker.bus.settle import Money, Settlement
-from farebox_worker.failures import Verdict, judge
+from farebox_worker.bus.settle import Money, Settlement, booking_note
+from farebox_worker.failures import NO_ROOM, Verdict, judge
 from farebox_worker.providers.base import Prepared, Reply
 from farebox_worker.routes import Route
+from farebox_worker.tiers import book, tier_named
 
 POISON_CLAIMS = 20
 MOST_DOUBTS = 2
@@ -55,7 +56,9 @@ class Attempt:
         return self.claimed.attempts + 1
 
 
-def prepare(claimed: Claimed, batch_id: str, route: Route, *, deadline: float) -> Attempt | Settlement:
+def prepare(  # noqa: PLR0911 - one way to fail after the other
+    claimed: Claimed, batch_id: str, route: Route, *, deadline: float
+) -> Attempt | Settlement:
     """Make an attempt of a claimed job, or the settlement that fails it: undecodable, untranslatable, poison."""
     if claimed.claims >= POISON_CLAIMS:
         return refuse(claimed, "poison", f"{claimed.claims} workers died of this job before it was sent")
@@ -69,12 +72,16 @@ def prepare(claimed: Claimed, batch_id: str, route: Route, *, deadline: float) -
         return refuse(claimed, "outcome_unknown", message, envelope)
     if lane_of(job.model_ref, job.tier) != route.lane:
         return refuse(claimed, "unroutable", f"the job asks for {job.model_ref}, its lane is {route.lane}", envelope)
+    if 0 < job.deadline_ms <= time.time() * 1000:
+        return refuse(claimed, "deadline", "the job's deadline passed before it was sent", envelope)
     try:
         prepared = route.provider.prepare(job, route.entry.facts)
     except FareboxError as error:
         return refuse(claimed, "invalid_request", str(error), envelope)
     price = route.entry.price
-    hold = UNPRICED if price is None else price.worst_nusd(prepared.input_bound, prepared.output_bound)
+    hold = UNPRICED
+    if price is not None and not price.unstated_fee(prepared.fees):
+        hold = price.worst_nusd(prepared.input_bound, prepared.output_bound, prepared.fees)
     tags = tuple(f"tag:{tag}" for tag in job.tags)
     scopes = (GLOBAL, f"batch:{batch_id}", f"provider:{route.entry.provider_id}", f"model:{job.model_ref}", *tags)
     return Attempt(claimed, envelope, route, prepared, hold, scopes, deadline)
@@ -93,8 +100,15 @@ async def send(attempt: Attempt, *, timeout_s: float, max_attempts: int) -> tupl
     except asyncio.CancelledError:
         return _retry(attempt, "unconfirmed", "worker stopped", 0.0, counted=True), None
     except ProviderError as error:
-        verdict = judge(error, attempts=attempt.number, doubts=attempt.claimed.doubts, max_attempts=max_attempts)
+        verdict = judge(
+            error,
+            attempts=attempt.number,
+            doubts=attempt.claimed.doubts,
+            max_attempts=max_attempts,
+            refusals=attempt.route.patience.refused(started) if error.code == NO_ROOM else 1,
+        )
         return _failed(attempt, error, verdict, started), verdict
+    attempt.route.patience.answered()
     return _answered(attempt, reply, started), None
 
 
@@ -138,14 +152,20 @@ def broken(attempt: Attempt, error: Exception) -> Settlement:
 
 def _answered(attempt: Attempt, reply: Reply, started: float) -> Settlement:
     """Book an answer, whatever we think of it. One without usage is booked at its hold."""
-    price, usage, job = attempt.route.entry.price, reply.usage, attempt.envelope.a[0]
-    if usage is not None and max(usage.total_tokens, price.cost_nusd(usage) if price else 0) > MAX_NUSD:
-        usage = None  # no counter holds such a number: nobody can have meant it
+    entry, usage, job = attempt.route.entry, reply.usage, attempt.envelope.a[0]
+    booking = None if usage is None else book(entry, job.tier, reply.served_tier, usage)
+    if usage is not None and max(usage.total_tokens, booking.cost_nusd if booking else 0) > MAX_NUSD:
+        usage = booking = None  # no counter holds such a number: nobody can have meant it
+    price, saved = entry.price, 0
     money: Money = "actual"
-    if price is None:
+    if booking:
+        if price is not None and attempt.hold_nusd == UNPRICED:
+            money = "unpriced"  # for a fee that nobody states; what is stated is booked
+        price, cost, saved = booking.price, booking.cost_nusd, booking.saved_nusd
+    elif attempt.hold_nusd == UNPRICED:
         money, cost = "unpriced", 0
     else:
-        cost = attempt.hold_nusd if usage is None else price.cost_nusd(usage)
+        cost = attempt.hold_nusd
     read, written = (usage.cache_read_tokens, usage.cache_write_tokens) if usage else (0, 0)
     tokens_in = usage.input_tokens + read + written if usage else 0
     tokens_out = usage.output_tokens if usage else 0
@@ -168,9 +188,14 @@ def _answered(attempt: Attempt, reply: Reply, started: float) -> Settlement:
         tier=job.tier,
         price_version=price.version if price else "",
         capped_by_default=attempt.prepared.capped_by_default,
+        served_tier=tier_named(reply.served_tier),
+        saved_nusd=saved,
     )
     capped = " default_cap" if attempt.prepared.capped_by_default else ""
-    return _finish(attempt, result, money, cost, f"succeeded {reply.finish or 'answered'}{capped}", started)
+    ending = f"succeeded {reply.finish or 'answered'}{capped}"
+    version, tier = result.price_version.removeprefix("genai-prices "), "" if job.tier == "standard" else job.tier
+    note = booking_note(version, reply.request_id, read, written, result.served_tier or tier)
+    return _finish(attempt, result, money, cost, ending, started, note=note)
 
 
 def _failed(attempt: Attempt, error: ProviderError, verdict: Verdict, started: float) -> Settlement:
@@ -215,8 +240,16 @@ def _retry(attempt: Attempt, money: Money, why: str, delay_s: float, *, counted:
     )
 
 
-def _finish(
-    attempt: Attempt, result: Result, money: Money, cost: int, outcome: str, started: float, *, why: str = ""
+def _finish(  # noqa: PLR0913 - what a settlement is made of
+    attempt: Attempt,
+    result: Result,
+    money: Money,
+    cost: int,
+    outcome: str,
+    started: float,
+    *,
+    why: str = "",
+    note: str = "",
 ) -> Settlement:
     claimed = attempt.claimed
     began = time.time() - (time.monotonic() - started)
@@ -234,6 +267,7 @@ def _finish(
         outcome=outcome,
         result=_dictionary(claimed, attempt.envelope, result, attempt.number, began, is_success=success),
         scopes=attempt.scopes,
+        note=note,
     )
 
 
@@ -244,8 +278,8 @@ def _dictionary(
         ResultEnvelope(
             t=number,
             f=FUNCTION,
-            a=(),
-            k={},
+            a=envelope.a if envelope and result.outcome == "failed" else (),
+            k=envelope.k if envelope else {},
             et=envelope.et if envelope else 0,
             s=is_success,
             r=result,

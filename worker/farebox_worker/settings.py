@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -38,7 +39,12 @@ _Days = Annotated[float, Meta(ge=0.01, le=3650, description="days, 0.01 to 3650"
 _Tokens = Annotated[int, Meta(ge=1, le=100_000_000, description="a whole number of tokens, 1 to 100000000")]
 _PerMinute = Annotated[int, Meta(ge=1, le=2**40, description="a whole number of at least 1")]
 _Slots = Annotated[int, Meta(ge=1, le=10_000, description="a whole number of 1 to 10000")]
+_Fees = Annotated[
+    dict[str, Annotated[float, Meta(ge=0, le=1_000)]],
+    Meta(description="a table of dollars per call, 0 to 1000, such as { web_search = 0.01 }"),
+]
 _Attempts = Annotated[int, Meta(ge=1, le=100, description="a whole number of 1 to 100")]
+_Port = Annotated[int, Meta(ge=0, le=65_535, description="a port, 0 to 65535; 0 takes a free one")]
 _Drain = Annotated[float, Meta(ge=0, le=86_400, description="seconds, 0 to 86400")]
 _CapField = Annotated[
     Literal["max_completion_tokens", "max_tokens"], Meta(description='"max_completion_tokens" or "max_tokens"')
@@ -64,39 +70,68 @@ class BudgetSettings(_Section, frozen=True):
 
 
 class WorkerSettings(_Section, frozen=True):
-    """How a worker process works: `concurrency` per lane, times in seconds."""
+    """How a worker process works: `concurrency` per lane, times in seconds.
+
+    Metrics and health are served at `metrics_host:metrics_port`, nowhere without a port.
+    """
 
     concurrency: _Slots = 256
     lease_s: _Seconds = 30.0
     drain_s: _Drain = 600.0
     max_attempts: _Attempts = 5
     request_timeout_s: _Seconds = 600.0
+    metrics_port: _Port | None = None
+    metrics_host: str = "127.0.0.1"
 
 
 class RetentionSettings(_Section, frozen=True):
-    """How many days results, and the ids that keep a job from being paid twice, are kept after the finish."""
+    """How many days results, and the ids that keep a job from being paid twice, are kept after the finish.
+
+    `journal_days`: how long each booking is told apart in the journal, before only its sums are kept.
+    """
 
     results_days: _Days = 7.0
     ids_days: _Days = 90.0
+    journal_days: _Days = 35.0
 
 
 class ProviderSettings(_Section, frozen=True):
-    """One provider. `api_key_env` names the variable that holds its key; None sends no key."""
+    """One provider. `api_key_env` names the variable that holds its key; None sends no key.
+
+    `flex` says whether a server of kind openai knows the service tier flex.
+    """
 
     kind: str
     base_url: _HttpUrl | None = None
     api_key_env: _Variable | None = None
     cap_field: _CapField = "max_completion_tokens"
     free: bool = False
+    flex: bool | None = None
+
+    @property
+    def has_flex(self) -> bool:
+        """Whether the server knows the service tier flex: OpenAI's own does; others when the file says so."""
+        if self.flex is not None:
+            return self.flex
+        host = urlsplit(self.base_url).hostname or "" if self.base_url else "api.openai.com"
+        return self.kind == "openai" and (host == "api.openai.com" or host.endswith(".api.openai.com"))
 
 
 class ModelSettings(_Section, frozen=True):
-    """What people know better than discovery and the price table. Rates in dollars per million tokens."""
+    """What people know better than discovery and the price table. Rates in dollars per million tokens.
+
+    `fees_usd_per_call` are dollars per call of something that costs a fee beside its tokens, such as `web_search`;
+    `image_tokens` is the most that one image can count.
+    """
 
     input_usd_per_mtok: _Rate | None = None
     cached_input_usd_per_mtok: _Rate | None = None
     cache_write_usd_per_mtok: _Rate | None = None
     output_usd_per_mtok: _Rate | None = None
+    flex_input_usd_per_mtok: _Rate | None = None
+    flex_output_usd_per_mtok: _Rate | None = None
+    fees_usd_per_call: _Fees = {}
+    image_tokens: _Tokens | None = None
     context_window: _Tokens | None = None
     max_output_tokens: _Tokens | None = None
     default_max_tokens: _Tokens | None = None

@@ -1,18 +1,16 @@
--- book: count a call that was made outside the bus. It works without a ledger: the money is spent already.
+-- book: count money that was spent outside the bus. It works without a ledger: the money is spent already.
 --
--- KEYS[1]  <ns>:ledger
--- ARGV[1]  prefix "<ns>:"
--- ARGV[2]  cost in nano-dollars     ARGV[3]  input tokens     ARGV[4]  output tokens
--- ARGV[5…] scopes
+-- ARGV[4]  cost in nano-dollars     ARGV[5]  input tokens     ARGV[6]  output tokens     ARGV[7]  calls
+-- ARGV[8…] scopes
 --
 -- Returns {seq, nano-dollars spent in the first scope}
-local P = ARGV[1]
-for i = 5, #ARGV do
-  local scope = P .. 'scope:' .. ARGV[i]
-  redis.call('HINCRBY', scope, 'spent', ARGV[2])
-  redis.call('HINCRBY', scope, 'calls', 1)
-  redis.call('HINCRBY', scope, 'input_tokens', ARGV[3])
-  redis.call('HINCRBY', scope, 'output_tokens', ARGV[4])
-  redis.call('SADD', P .. 'scopes', ARGV[i])
-end
-return {redis.call('HINCRBY', KEYS[1], 'seq', 1), tonumber(redis.call('HGET', P .. 'scope:' .. ARGV[5], 'spent'))}
+local set = table.concat(ARGV, '\t', 8)
+local cost, tokens_in, tokens_out, calls = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+count(set, 'spent', cost)
+count(set, 'calls', calls)
+count(set, 'input_tokens', tokens_in)
+count(set, 'output_tokens', tokens_out)
+post('-', 'b', '', set, today, cost, '', short(tokens_in), short(tokens_out), short(calls))
+write_books()
+local spent = redis.call('HGET', P .. 'scope:' .. ARGV[8], 'spent')
+return {seq, tonumber(spent or 0)}

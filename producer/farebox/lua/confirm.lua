@@ -4,22 +4,23 @@
 -- ARGV[5…] attempt tokens
 --
 -- Returns {seq, how many were known, their nano-dollars}
--- A charged attempt is marked as settled for 10 minutes: a late settle must not book it again.
+-- A charged attempt is marked as settled for 10 minutes: a late settle must not book it again. The money moves in the
+-- windows of the day since which it was owed.
+local is_charge = ARGV[4] == 'charge'
 local known, total = 0, 0
 for i = 5, #ARGV do
   local record = redis.call('HGET', P .. 'unconfirmed', ARGV[i])
   if record then
-    local amount, _, scopes = read_doubt(record)
+    local amount, id, set, day = read_doubt(record)
     known, total = known + 1, total + amount
     redis.call('HDEL', P .. 'unconfirmed', ARGV[i])
-    if ARGV[4] == 'charge' then
+    count(set, 'unconfirmed', -amount, day)
+    post(ARGV[i], is_charge and 'c' or 'r', id, set, day, amount)
+    if is_charge then
+      count(set, 'spent', amount, day)
       local mark = P .. 'settled:' .. string.sub(ARGV[i], 1, 12)
       redis.call('HSET', mark, string.sub(ARGV[i], 13), 1)
       redis.call('PEXPIRE', mark, 600000)
-    end
-    for _, scope in ipairs(scopes) do
-      count(scope, 'unconfirmed', -amount)
-      if ARGV[4] == 'charge' then count(scope, 'spent', amount) end
     end
   end
 end

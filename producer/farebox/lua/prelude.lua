@@ -2,24 +2,34 @@
 --
 -- KEYS[1]  <ns>:ledger
 -- ARGV[1]  prefix "<ns>:"
--- ARGV[2]  the epoch the caller knows, "" when it knows none yet
+-- ARGV[2]  the epoch the caller knows; "" when it knows none yet; "!" to speak to whatever is there, which only those
+--          may who let nothing be sent: settle and reassert after a loss, book, reset, the limit of who adopts
 -- ARGV[3]  the highest seq the caller has seen: an older ledger has lost writes
 --
--- Errors: NOLEDGER, LEDGERLOST. Nothing is written before they are raised.
+-- Errors: NOLEDGER, LEDGERLOST. Nothing is written before they are raised, but the field `lost` of the ledger when the
+-- caller proves that writes are gone: it refuses everybody, also who comes later and remembers nothing, until `adopt`.
 local P = ARGV[1]
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local SEQUENCE_END = 1e12
 
-local ledger = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'clock', 'lease')
-if not ledger[1] then
-  return redis.error_reply('NOLEDGER no ledger here')
-end
-if ARGV[2] ~= '' and ARGV[2] ~= ledger[1] then
-  return redis.error_reply('LEDGERLOST epoch ' .. ledger[1] .. ' where ' .. ARGV[2] .. ' was')
-end
-if tonumber(ledger[2] or 0) < tonumber(ARGV[3]) then
-  return redis.error_reply('LEDGERLOST seq ' .. (ledger[2] or 0) .. ' where ' .. ARGV[3] .. ' was')
+local ledger = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'clock', 'lease', 'lost')
+if ARGV[2] ~= '!' then
+  local function mark(why)  -- the first one to notice says why; a full or read-only server must not hide the error
+    redis.pcall('HSETNX', KEYS[1], 'lost', why)
+    return why
+  end
+  local known = 'epoch ' .. ARGV[2] .. ' at seq ' .. ARGV[3] .. ' was'
+  if not ledger[1] then
+    return redis.error_reply('NOLEDGER ' .. (ARGV[2] == '' and 'none yet' or mark('nothing where ' .. known)))
+  end
+  if ARGV[2] ~= '' and ARGV[2] ~= ledger[1] then
+    return redis.error_reply('LEDGERLOST epoch ' .. ledger[1] .. ' where ' .. known)
+  end
+  if ledger[5] then return redis.error_reply('LEDGERLOST ' .. ledger[5]) end
+  if tonumber(ledger[2] or 0) < tonumber(ARGV[3]) then
+    return redis.error_reply('LEDGERLOST ' .. mark('seq ' .. (ledger[2] or 0) .. ' where ' .. ARGV[3] .. ' was'))
+  end
 end
 local seq = redis.call('HINCRBY', KEYS[1], 'seq', 1)
 local lease_ms = tonumber(ledger[4] or 30000)

@@ -1,31 +1,36 @@
--- scopes: stands before the verbs that move money. Sums a whole chunk's changes per scope, writes each counter once,
--- and reopens the flows that fit into what was freed.
+-- scopes: stands before the verbs that move held money. Knows what room a limit leaves, reopens the flows that fit into
+-- what was freed, and reads and writes the records of holds and of unconfirmed money.
 --
--- Amounts are nano-dollars, integers below 2^53; they move by HINCRBY only.
-local tallies = {}
+-- A limit's name is that of its scope, for good, or "day:" or "month:" and its scope, for the window of now.
+local function parts_of_limit(name)  -- scope, and "day", "month" or nil
+  local per, scope = string.match(name, '^(%a+):(.+)$')
+  if this[per or ''] then return scope, per end
+  return name
+end
 
-local function count(scope, field, amount)
-  if amount == 0 then return end
-  local tally = tallies[scope]
-  if not tally then
-    tally = {}
-    tallies[scope] = tally
+local function used(name)  -- what counts against a limit
+  local scope, per = parts_of_limit(name)
+  local sum = 0
+  local fields = {'held', not per and 'spent' or nil, not per and 'unconfirmed' or nil}
+  local counts = redis.call('HMGET', P .. 'scope:' .. scope, unpack(fields))
+  for i = 1, #counts do sum = sum + tonumber(counts[i] or 0) end
+  if per then
+    counts = redis.call('HMGET', P .. 'window:' .. per .. ':' .. this[per], 'spent ' .. scope, 'unconfirmed ' .. scope)
+    for i = 1, #counts do sum = sum + tonumber(counts[i] or 0) end
   end
-  tally[field] = (tally[field] or 0) + amount
+  return sum
 end
 
-local function room(scope)  -- nil when the scope has no limit
-  local limit = redis.call('GET', P .. 'limit:' .. scope)
-  if not limit then return nil end
-  local used = redis.call('HMGET', P .. 'scope:' .. scope, 'spent', 'held', 'unconfirmed')
-  return tonumber(limit) - tonumber(used[1] or 0) - tonumber(used[2] or 0) - tonumber(used[3] or 0)
+local function room(name)  -- nil when there is no limit; what is no number leaves none, and stops its own scope alone
+  local limit = redis.call('GET', P .. 'limit:' .. name)
+  return limit and (tonumber(limit) or 0) - used(name) or nil
 end
 
-local function reopen(scope)  -- parked flows whose need fits now, the longest starved one first
-  local parked = P .. 'parked:' .. scope
+local function reopen(name)  -- parked flows whose need fits now, the longest starved one first
+  local parked = P .. 'parked:' .. name
   if redis.call('EXISTS', parked) == 0 then return end
-  local free = room(scope)
-  local starved = redis.call('GET', P .. 'starved:' .. scope)
+  local free = room(name)
+  local starved = redis.call('GET', P .. 'starved:' .. name)
   if starved and free then  -- nothing smaller goes before it, until it is admitted
     local need = redis.call('ZSCORE', parked, starved)
     if need and tonumber(need) <= free then
@@ -46,35 +51,26 @@ local function reopen(scope)  -- parked flows whose need fits now, the longest s
 end
 
 local function flush()
-  local freed = {}
-  for scope, tally in pairs(tallies) do
-    local change = (tally.spent or 0) + (tally.held or 0) + (tally.unconfirmed or 0)
-    for field, amount in pairs(tally) do
-      if amount ~= 0 then redis.call('HINCRBY', P .. 'scope:' .. scope, field, int(amount)) end
-    end
-    redis.call('SADD', P .. 'scopes', scope)
-    if change < 0 then freed[#freed + 1] = scope end
-  end
-  tallies = {}
-  for _, scope in ipairs(freed) do reopen(scope) end
+  local freed = write_books()
+  if #freed == 0 or redis.call('EXISTS', P .. 'parking') == 0 then return end
+  for _, name in ipairs(freed) do reopen(name) end
 end
 
-local function doubt(token, amount, id, flow, names, why)  -- what this attempt cost cannot be known
-  for _, scope in ipairs(names) do count(scope, 'unconfirmed', amount) end
+local function doubt(token, amount, id, flow, set, why)  -- what this attempt cost cannot be known
+  why = why ~= '' and why or 'unknown'
+  count(set, 'unconfirmed', amount)
+  post(token, 'd', id, set, today, amount, '', '', '', '', '', why)
   redis.call('HSET', P .. 'unconfirmed', token,
-    int(amount) .. '\t' .. id .. '\t' .. flow .. '\t' .. int(now) .. '\t' .. (why ~= '' and why or 'unknown')
-    .. '\t' .. table.concat(names, '\t'))
+    table.concat({int(amount), id, flow, int(now), why, set}, '\t'))
   if redis.call('EXISTS', 'arq:job:' .. id) == 1 then redis.call('HINCRBY', P .. 'strikes', id .. ':doubts', 1) end
 end
 
-local function read_doubt(record)  -- amount, id, scopes
-  local fields = {}
-  for field in string.gmatch(record, '[^\t]+') do fields[#fields + 1] = field end
-  return tonumber(fields[1]), fields[2], {unpack(fields, 6)}
+local function read_doubt(record)  -- amount, id, set, the day since which it is owed
+  local amount, id, since, set = string.match(record, '^(%d+)\t([^\t]*)\t[^\t]*\t(%d+)\t[^\t]*\t?(.*)$')
+  return tonumber(amount), id, set, math.floor(tonumber(since) / 86400000)
 end
 
-local function read_hold(record)  -- amount, id, flow, scopes
-  local fields = {}
-  for field in string.gmatch(record, '[^\t]+') do fields[#fields + 1] = field end
-  return tonumber(fields[1]), fields[2], fields[3], {unpack(fields, 4)}
+local function read_hold(record)  -- amount, set
+  local amount, set = string.match(record, '^(%d+)\t[^\t]*\t[^\t]*\t?(.*)$')
+  return tonumber(amount), set
 end

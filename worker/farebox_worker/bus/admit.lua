@@ -4,22 +4,57 @@
 -- then per job: id, flow, token, score to go back to, hold in nano-dollars (-1: no price is known), positions of its
 --   scopes (from 1, by ",")
 --
--- Returns {seq, per job: "ok" | "no_room <scope> <need>" | "unpriced" (and a limit applies) | "cancelled" | "lost"}
--- Invariant: spent + held + unconfirmed ≤ limit, for every limited scope, after every admit.
+-- Returns {seq, per job: "ok" | "no_room <limit> <need>" | "unpriced" (and a limit applies) | "cancelled" | "lost"}
+-- Invariant: spent + held + unconfirmed ≤ limit, for every limit, after every admit; a window's limit counts what is spent
+-- and unconfirmed in the window of now, and all that is held.
 -- A job without room goes back to its place and its flow parks; jobs of that flow behind it go back too.
-local names, limits, used, starved = {}, {}, {}, {}
-for i = 1, tonumber(ARGV[4]) do
-  local name = ARGV[4 + i]
-  names[i] = name
-  local limit = redis.call('GET', P .. 'limit:' .. name)
-  limits[i] = limit and tonumber(limit) or nil
-  if limits[i] then
-    local counted = redis.call('HMGET', P .. 'scope:' .. name, 'spent', 'held', 'unconfirmed')
-    used[i] = tonumber(counted[1] or 0) + tonumber(counted[2] or 0) + tonumber(counted[3] or 0)
-    starved[i] = redis.call('GET', P .. 'starved:' .. name)
+local names, limits, limited = {}, {}, {}  -- limits: of each scope, those that it has
+for i = 1, tonumber(ARGV[4]) do names[i] = ARGV[4 + i] end
+
+local function read_limits()
+  local wanted, keys = {}, {}
+  for i, name in ipairs(names) do
+    limits[i] = {}
+    for _, limit in ipairs({name, 'day:' .. name, 'month:' .. name}) do
+      wanted[#wanted + 1] = {of = limits[i], name = limit}
+      keys[#keys + 1] = P .. 'limit:' .. limit
+    end
+  end
+  if #keys == 0 then return end
+  for at, amount in ipairs(redis.call('MGET', unpack(keys))) do
+    if amount then
+      local name = wanted[at].name
+      local limit = {name = name, amount = tonumber(amount) or 0, used = used(name), starved = redis.call('GET', P .. 'starved:' .. name)}
+      wanted[at].of[#wanted[at].of + 1] = limit
+      limited[#limited + 1] = limit
+    end
   end
 end
 
+local sets = {}
+
+local function scopes_at(positions)  -- the limits that apply, and the set
+  local known = sets[positions]
+  if not known then
+    local listed, applying = {}, {}
+    for position in string.gmatch(positions, '%d+') do
+      listed[#listed + 1] = names[tonumber(position)]
+      for _, limit in ipairs(limits[tonumber(position)]) do applying[#applying + 1] = limit end
+    end
+    known = {applying, table.concat(listed, '\t')}
+    sets[positions] = known
+  end
+  return known[1], known[2]
+end
+
+read_limits()
+local ids, tokens = {}, {}
+for at = 5 + #names, #ARGV, 6 do
+  ids[#ids + 1], tokens[#tokens + 1] = 'arq:in-progress:' .. ARGV[at], ARGV[at + 2]
+end
+local running = #ids > 0 and redis.call('MGET', unpack(ids)) or {}
+local held = #ids > 0 and redis.call('HMGET', P .. 'holds', unpack(tokens)) or {}
+local is_held, is_gone = {}, {}  -- tokens, in this very call
 local verdicts, holds, shut, cancelled = {seq}, {}, {}, {}
 
 local function is_cancelled(flow)
@@ -30,21 +65,12 @@ local function is_cancelled(flow)
   return cancelled[batch]
 end
 
-local function obstacle(flow, hold, scopes)  -- the first scope that has no room
+local function obstacle(flow, hold, applying)  -- the first limit that leaves no room
   if hold == 0 then return nil end
-  for _, i in ipairs(scopes) do
-    if limits[i] then
-      if starved[i] and starved[i] ~= flow then return i end
-      if used[i] + hold > limits[i] then return i end
-    end
+  for _, limit in ipairs(applying) do
+    if limit.starved and limit.starved ~= flow then return limit end
+    if limit.used + hold > limit.amount then return limit end
   end
-end
-
-local function limited(scopes)
-  for _, i in ipairs(scopes) do
-    if limits[i] then return true end
-  end
-  return false
 end
 
 local function go_back(id, flow, score)
@@ -54,16 +80,16 @@ local function go_back(id, flow, score)
   redis.call('DEL', 'arq:in-progress:' .. id)
 end
 
-local function yield(flow, scope)  -- it waits for this scope now: it keeps nobody out of others
-  for i, name in ipairs(names) do
-    if starved[i] == flow and name ~= scope then
-      redis.call('DEL', P .. 'starved:' .. name)
-      starved[i] = nil
+local function yield(flow, name)  -- it waits for this limit now: it keeps nobody out of others
+  for _, limit in ipairs(limited) do
+    if limit.starved == flow and limit.name ~= name then
+      redis.call('DEL', P .. 'starved:' .. limit.name)
+      limit.starved = nil
     end
   end
 end
 
-local function park(flow, scope, need)
+local function park(flow, name, need)
   local _, _, lane = parts(flow)
   redis.call('ZREM', P .. 'open:' .. lane, flow)
   redis.call('ZREM', P .. 'wait:' .. lane, flow)
@@ -71,52 +97,51 @@ local function park(flow, scope, need)
   local since = int(now)
   if parked then  -- by another worker's job: the smaller need decides when the flow is tried again
     local before, needed, time = string.match(parked, '^([^\t]*)\t(%d+)\t(%d+)')
-    if before ~= scope or tonumber(needed) <= need then return end
+    if before ~= name or tonumber(needed) <= need then return end
     since = time
   end
-  redis.call('HSET', P .. 'parking', flow, scope .. '\t' .. int(need) .. '\t' .. since)
-  redis.call('ZADD', P .. 'parked:' .. scope, int(need), flow)
+  redis.call('HSET', P .. 'parking', flow, name .. '\t' .. int(need) .. '\t' .. since)
+  redis.call('ZADD', P .. 'parked:' .. name, int(need), flow)
 end
 
 for at = 5 + #names, #ARGV, 6 do
   local id, flow, token, score, hold = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], tonumber(ARGV[at + 4])
-  local scopes, listed = {}, {}
-  for position in string.gmatch(ARGV[at + 5], '%d+') do
-    scopes[#scopes + 1] = tonumber(position)
-    listed[#listed + 1] = names[tonumber(position)]
-  end
+  local applying, set = scopes_at(ARGV[at + 5])
+  local place = #verdicts
   local verdict
-  if string.sub(redis.call('GET', 'arq:in-progress:' .. id) or '', 1, 16) ~= token then
+  if is_gone[token] or string.sub(running[place] or '', 1, 16) ~= token then
     verdict = 'lost'
-  elseif redis.call('HEXISTS', P .. 'holds', token) == 1 then
+  elseif held[place] or is_held[token] then
     verdict = 'ok'
   elseif is_cancelled(flow) then
     verdict = 'cancelled'
   elseif shut[flow] then
     go_back(id, flow, score)
+    is_gone[token] = true
     verdict = shut[flow]
-  elseif hold < 0 and limited(scopes) then
+  elseif hold < 0 and #applying > 0 then
     verdict = 'unpriced'
   else
     hold = math.max(hold, 0)
-    local blocked = obstacle(flow, hold, scopes)
+    local blocked = obstacle(flow, hold, applying)
     if blocked then
       go_back(id, flow, score)
-      yield(flow, names[blocked])
-      park(flow, names[blocked], hold)
-      verdict = 'no_room ' .. names[blocked] .. ' ' .. int(hold)
+      is_gone[token] = true
+      yield(flow, blocked.name)
+      park(flow, blocked.name, hold)
+      verdict = 'no_room ' .. blocked.name .. ' ' .. int(hold)
       shut[flow] = verdict
     else
-      for _, i in ipairs(scopes) do
-        count(names[i], 'held', hold)
-        if used[i] then used[i] = used[i] + hold end
-        if starved[i] == flow then
-          redis.call('DEL', P .. 'starved:' .. names[i])
-          starved[i] = nil
+      count(set, 'held', hold)
+      for _, limit in ipairs(applying) do
+        limit.used = limit.used + hold
+        if limit.starved == flow then
+          redis.call('DEL', P .. 'starved:' .. limit.name)
+          limit.starved = nil
         end
       end
-      holds[#holds + 1] = token
-      holds[#holds + 1] = int(hold) .. '\t' .. id .. '\t' .. flow .. '\t' .. table.concat(listed, '\t')
+      is_held[token] = true
+      holds[#holds + 1], holds[#holds + 2] = token, table.concat({int(hold), id, flow, set}, '\t')
       verdict = 'ok'
     end
   end

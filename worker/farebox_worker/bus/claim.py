@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from farebox.scripts import Argument, Tongue
+from farebox_worker.bus.pause import UNTIL_RESUMED_MS
 from farebox_worker.bus.scripts import CLAIM
 
 MAX_BYTES = 4_000_000  # of payload in one answer; one job always fits
@@ -70,4 +71,4 @@ async def claim(tongue: Tongue, asks: Sequence[Ask], *, lease_ms: int, only_batc
         )
         for i in range(3, len(answer), 8)
     ]
-    return Claims(jobs, max(0.0, (due - now) / 1000) if due else None)
+    return Claims(jobs, max(0.0, (due - now) / 1000) if 0 < due < UNTIL_RESUMED_MS else None)

@@ -27,11 +27,11 @@ local function lapse(lane, id)
   local record = token ~= '' and redis.call('HGET', P .. 'holds', token)
   local held, unfinished = '', redis.call('EXISTS', 'arq:job:' .. id) == 1  -- a late answer may have finished it
   if record then
-    local hold, _, _, scopes = read_hold(record)
+    local hold, set = read_hold(record)
     held = int(hold)
     redis.call('HDEL', P .. 'holds', token)
-    for _, scope in ipairs(scopes) do count(scope, 'held', -hold) end
-    doubt(token, hold, id, flow, scopes, 'worker died')
+    count(set, 'held', -hold)
+    doubt(token, hold, id, flow, set, 'worker died')
     if unfinished then redis.call('INCR', 'arq:retry:' .. id) end
   else
     redis.call('HINCRBY', P .. 'strikes', id .. ':claims', 1)
@@ -51,24 +51,24 @@ if not graceful then
 end
 flush()
 
-local reach = {}  -- per scope: what could fit once everything in flight has cost nothing
+local reach = {}  -- per limit: what could fit once everything in flight has cost nothing
 local parking = redis.call('HGETALL', P .. 'parking')
 for i = 1, #parking, 2 do  -- whoever waited 30 s and could still fit goes before smaller ones
   local flow = parking[i]
-  local scope, need, since = string.match(parking[i + 1], '^([^\t]*)\t(%d+)\t(%d+)')
-  if not reach[scope] then
-    local free = room(scope)
-    reach[scope] = free and free + tonumber(redis.call('HGET', P .. 'scope:' .. scope, 'held') or 0) or math.huge
+  local name, need, since = string.match(parking[i + 1], '^([^\t]*)\t(%d+)\t(%d+)')
+  if not reach[name] then
+    local free = room(name)
+    reach[name] = free and free + tonumber(redis.call('HGET', P .. 'scope:' .. parts_of_limit(name), 'held') or 0) or math.huge
   end
   if redis.call('EXISTS', flow) == 0 then  -- its last job was answered late
     unpark(flow)
     need = math.huge
   end
-  if tonumber(need) > reach[scope] then
-    if redis.call('GET', P .. 'starved:' .. scope) == flow then redis.call('DEL', P .. 'starved:' .. scope) end
-  elseif reach[scope] < math.huge and now - tonumber(since) > 30000 then
-    redis.call('SET', P .. 'starved:' .. scope, flow, 'NX', 'PX', 60000)
+  if tonumber(need) > reach[name] then
+    if redis.call('GET', P .. 'starved:' .. name) == flow then redis.call('DEL', P .. 'starved:' .. name) end
+  elseif reach[name] < math.huge and now - tonumber(since) > 30000 then
+    redis.call('SET', P .. 'starved:' .. name, flow, 'NX', 'PX', 60000)
   end
 end
-for scope in pairs(reach) do reopen(scope) end
+for name in pairs(reach) do reopen(name) end
 return answer

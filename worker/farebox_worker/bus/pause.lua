@@ -1,22 +1,28 @@
--- pause: nothing of a lane is claimed until a time; the later of two pauses wins.
+-- pause: nothing of a lane is claimed until a time. What waits there waits on; nothing is failed for it.
 --
 -- ARGV[4]  lane
 -- ARGV[5]  for how long, in ms; 0 resumes the lane
 -- ARGV[6]  why
+-- ARGV[7]  by whom: "operator" or "provider"
 --
--- Returns {seq, the time it is paused until in ms, or 0}
-local key = P .. 'lane:' .. ARGV[4]
-local pause_ms = tonumber(ARGV[5])
+-- Returns {seq, the time it is paused until in ms, or 0, why, by whom}
+-- The later of two pauses wins, but an operator may shorten an operator's own. Resuming ends every pause.
+local lane, pause_ms, by = ARGV[4], tonumber(ARGV[5]), ARGV[7]
+local key = P .. 'lane:' .. lane
+local before = redis.call('HMGET', key, 'paused_until', 'paused_why', 'paused_by')
+local ends, until_ms = tonumber(before[1] or 0), now + pause_ms
+if pause_ms > 0 and ends >= until_ms and not (by == 'operator' and before[3] == by) then
+  return {seq, int(ends), before[2] or '', before[3] or ''}
+end
 if pause_ms == 0 then
-  redis.call('HDEL', key, 'paused_until', 'paused_why')
-  ring('lane', ARGV[4])
-  redis.call('PUBLISH', P .. 'control', 'lane ' .. ARGV[4])
-  return {seq, 0}
+  redis.call('HDEL', key, 'paused_until', 'paused_why', 'paused_by')
+  until_ms = 0
+else
+  redis.call('HSET', key, 'paused_until', int(until_ms), 'paused_why', ARGV[6], 'paused_by', by)
+  redis.call('PUBLISH', P .. 'control', 'pause ' .. lane)
 end
-local until_ms = now + pause_ms
-local before = tonumber(redis.call('HGET', key, 'paused_until') or 0)
-if until_ms > before then
-  redis.call('HSET', key, 'paused_until', int(until_ms), 'paused_why', ARGV[6])
-  redis.call('PUBLISH', P .. 'control', 'pause ' .. ARGV[4])
+if until_ms < ends then  -- whoever sleeps until the later time must look again
+  ring('lane', lane)
+  redis.call('PUBLISH', P .. 'control', 'lane ' .. lane)
 end
-return {seq, math.max(until_ms, before)}
+return {seq, int(until_ms), ARGV[6], by}

@@ -2,8 +2,9 @@
 --
 -- ARGV[4]  how long results are kept, in ms
 -- ARGV[5]  number of scopes, then their names
--- then per attempt (13): id, flow, token, action, money, amount in nano-dollars, input tokens, output tokens,
---   why (of unconfirmed money) or "", delay in ms or score to go back to, outcome or attempts so far, result, scope positions
+-- then per attempt (14): id, flow, token, action, money, amount in nano-dollars, input tokens, output tokens,
+--   why (of unconfirmed money) or "", delay in ms or score to go back to, outcome or attempts so far, result, scope positions,
+--   note for the journal
 --
 -- action: "finish" (outcome succeeded|failed|cancelled), "retry" (after the delay; attempts are stored),
 --   "return" (back to its place, as if it had never been claimed), "sweep" (finish a job that nobody runs)
@@ -12,14 +13,16 @@
 -- outcome may carry the finish of an answer: "succeeded truncated"; " default_cap" when the cap was not the job's own.
 --
 -- Returns {seq, per attempt: "done" | "money" (only money moved: the attempt was stale) | "repeat"}
--- A mark kept for 10 minutes makes repeats harmless. A late settle replaces what was unconfirmed.
+-- A mark kept for 10 minutes makes repeats harmless. A late settle replaces what was unconfirmed, in the windows of the
+-- day since which it was owed. All money is booked and journaled first; what fails after that can be sent again, for a
+-- repeat whose attempt still runs finishes its job.
 -- A late answer finishes its job; another attempt at it that is claimed but not admitted is lost then.
 local names = {}
 for i = 1, tonumber(ARGV[5]) do names[i] = ARGV[5 + i] end
 local first = 6 + #names
 
 local answer, batches, streams, marked = {seq}, {}, {}, {}
-local gone_holds, gone_running, gone_retries, gone_strikes = {}, {}, {}, {}
+local finished, gone_keys, gone_strikes = {}, {}, {}
 local gone_flow, gone_lease = {}, {}
 
 local function add(map, key, value)
@@ -42,43 +45,89 @@ local function is_repeat(token)
   return false
 end
 
-local function move_money(id, flow, token, money, amount, tokens_in, tokens_out, why, positions)
-  local hold, scopes, was = nil, nil, 'held'
-  local record = redis.call('HGET', P .. 'holds', token)
-  if record then
-    local amount_held, _, _, listed = read_hold(record)
-    hold, scopes = amount_held, listed
-    gone_holds[#gone_holds + 1] = token
-  else
-    record = redis.call('HGET', P .. 'unconfirmed', token)
-    if record and money == 'unconfirmed' then return end
-    if record then
-      was = 'unconfirmed'
-      local owed, _, listed = read_doubt(record)
-      hold, scopes = owed, listed
-      redis.call('HDEL', P .. 'unconfirmed', token)
-    else
-      scopes = {}
-      for position in string.gmatch(positions, '%d+') do scopes[#scopes + 1] = names[tonumber(position)] end
-    end
+local sets = {}
+
+local function set_at(positions)
+  if not sets[positions] then
+    local listed = {}
+    for position in string.gmatch(positions, '%d+') do listed[#listed + 1] = names[tonumber(position)] end
+    sets[positions] = table.concat(listed, '\t')
   end
-  for _, scope in ipairs(scopes) do
-    if hold then count(scope, was, -hold) end
-    if money == 'actual' or money == 'unpriced' then
-      count(scope, 'spent', amount)
-      count(scope, 'calls', 1)
-      count(scope, 'input_tokens', tokens_in)
-      count(scope, 'output_tokens', tokens_out)
-      if money == 'unpriced' then count(scope, 'unpriced', 1) end
-      if hold and amount > hold then count(scope, 'overrun', amount - hold) end
-    end
-  end
-  if money == 'unconfirmed' and hold then doubt(token, hold, id, flow, scopes, why) end
+  return sets[positions]
 end
 
-local function finish(id, flow, outcome, result)  -- the job's payload is the proof that it has no answer yet
-  if redis.call('DEL', 'arq:job:' .. id) == 0 then return false end
+local function read_running()  -- per job of the group: the token of the attempt that runs
+  local ids, keys, tokens = {}, {}, {}
+  for at = first, #ARGV, 14 do
+    ids[#ids + 1], keys[#keys + 1] = ARGV[at], 'arq:in-progress:' .. ARGV[at]
+  end
+  for i, value in ipairs(#keys > 0 and redis.call('MGET', unpack(keys)) or {}) do
+    tokens[ids[i]] = string.sub(value or '', 1, 16)
+  end
+  return tokens
+end
+
+local function read_holds()
+  local tokens, records = {}, {}
+  for at = first, #ARGV, 14 do tokens[#tokens + 1] = ARGV[at + 2] end
+  for i, record in ipairs(#tokens > 0 and redis.call('HMGET', P .. 'holds', unpack(tokens)) or {}) do
+    records[tokens[i]] = record
+  end
+  return records
+end
+
+local running, holds, gone_holds = read_running(), read_holds(), {}
+
+local function book(token, kind, id, set, day, hold, at)  -- the attempt was answered
+  local money, amount = ARGV[at + 4], tonumber(ARGV[at + 5])
+  local tokens_in, tokens_out = tonumber(ARGV[at + 6]), tonumber(ARGV[at + 7])
+  count(set, 'spent', amount, day)
+  count(set, 'calls', 1)
+  count(set, 'input_tokens', tokens_in)
+  count(set, 'output_tokens', tokens_out)
+  if money == 'unpriced' then count(set, 'unpriced', 1) end
+  if hold and amount > hold then count(set, 'overrun', amount - hold) end
+  post(token, kind, id, set, day, amount, hold and int(hold) or '', short(tokens_in), short(tokens_out), '1',
+    money == 'unpriced' and '1' or '', ARGV[at + 13])
+end
+
+local function move_money(id, flow, token, at)
+  local money = ARGV[at + 4]
+  local answered = money == 'actual' or money == 'unpriced'
+  if holds[token] then
+    local hold, set = read_hold(holds[token])
+    gone_holds[#gone_holds + 1] = token
+    count(set, 'held', -hold)
+    if answered then
+      book(token, 's', id, set, today, hold, at)
+    elseif money == 'unconfirmed' then
+      doubt(token, hold, id, flow, set, ARGV[at + 8])
+    end
+    return
+  end
+  local record = redis.call('HGET', P .. 'unconfirmed', token)
+  if not record then
+    if answered then book(token, 's', id, set_at(ARGV[at + 12]), today, nil, at) end
+  elseif money ~= 'unconfirmed' then
+    local owed, _, set, day = read_doubt(record)
+    redis.call('HDEL', P .. 'unconfirmed', token)
+    count(set, 'unconfirmed', -owed, day)
+    if answered then
+      book(token, 'l', id, set, day, owed, at)
+    else
+      post(token, 'l', id, set, day, 0, int(owed))
+    end
+  end
+end
+
+local function is_open(id)  -- the job's payload is the proof that it has no answer yet
+  return not finished[id] and redis.call('EXISTS', 'arq:job:' .. id) == 1
+end
+
+local function finish(id, flow, outcome, result)
+  if not is_open(id) then return false end
   local _, batch = parts(flow)
+  finished[id] = true
   add(gone_flow, flow, id)
   if result ~= '' then redis.call('SET', 'arq:result:' .. id, result, 'PX', ARGV[4]) end
   local ending = string.match(outcome, '^%S+')
@@ -91,22 +140,22 @@ local function finish(id, flow, outcome, result)  -- the job's payload is the pr
   if not streams[batch] then streams[batch] = {} end
   local stream = streams[batch]
   stream[#stream + 1], stream[#stream + 2] = id, ending
-  gone_retries[#gone_retries + 1] = 'arq:retry:' .. id
+  gone_keys[#gone_keys + 1], gone_keys[#gone_keys + 2] = 'arq:job:' .. id, 'arq:retry:' .. id
   gone_strikes[#gone_strikes + 1] = id .. ':doubts'
   gone_strikes[#gone_strikes + 1] = id .. ':claims'
   return true
 end
 
 local function forestall(id, lane)  -- a late answer came: whoever claimed the job again and did not send it yet, will not
-  local other = string.sub(redis.call('GET', 'arq:in-progress:' .. id) or '', 1, 16)
+  local other = running[id]
   if other ~= '' and redis.call('HEXISTS', P .. 'holds', other) == 0 then
-    gone_running[#gone_running + 1] = 'arq:in-progress:' .. id
+    gone_keys[#gone_keys + 1] = 'arq:in-progress:' .. id
     add(gone_lease, lane, id)
   end
 end
 
 local function put_back(id, flow, lane, action, due, attempts)
-  if redis.call('EXISTS', 'arq:job:' .. id) == 0 then return end
+  if not is_open(id) then return end
   if action == 'retry' then
     redis.call('SET', 'arq:retry:' .. id, attempts)
     due = now + tonumber(due)
@@ -115,22 +164,31 @@ local function put_back(id, flow, lane, action, due, attempts)
   if tonumber(due) <= now then open(flow) else later(flow, tonumber(due)) end
 end
 
-for at = first, #ARGV, 13 do
-  local id, flow, token, action, money = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
+local repeats = {}
+for at = first, #ARGV, 14 do
+  if ARGV[at + 3] ~= 'sweep' then
+    repeats[at] = is_repeat(ARGV[at + 2])
+    if not repeats[at] then move_money(ARGV[at], ARGV[at + 1], ARGV[at + 2], at) end
+  end
+end
+each(gone_holds, function(...) redis.call('HDEL', P .. 'holds', ...) end)
+flush()
+
+for at = first, #ARGV, 14 do
+  local id, flow, token, action = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   local due, outcome, result = ARGV[at + 9], ARGV[at + 10], ARGV[at + 11]
   local _, _, lane = parts(flow)
+  local mine = running[id] == token
   local verdict = 'done'
   if action == 'sweep' then
-    if redis.call('EXISTS', 'arq:in-progress:' .. id) == 1 or not finish(id, flow, outcome, result) then verdict = 'repeat' end
-  elseif is_repeat(token) then
+    if running[id] ~= '' or not finish(id, flow, outcome, result) then verdict = 'repeat' end
+  elseif repeats[at] and not mine then
     verdict = 'repeat'
   else
-    move_money(id, flow, token, money, tonumber(ARGV[at + 5]), tonumber(ARGV[at + 6]), tonumber(ARGV[at + 7]),
-      ARGV[at + 8], ARGV[at + 12])
-    local mine = string.sub(redis.call('GET', 'arq:in-progress:' .. id) or '', 1, 16) == token
     if mine then
-      gone_running[#gone_running + 1] = 'arq:in-progress:' .. id
+      gone_keys[#gone_keys + 1] = 'arq:in-progress:' .. id
       add(gone_lease, lane, id)
+      running[id] = ''
     end
     if action == 'finish' and (mine or string.find(outcome, '^succeeded')) then
       if not finish(id, flow, outcome, result) then verdict = 'money' elseif not mine then forestall(id, lane) end
@@ -143,15 +201,13 @@ for at = first, #ARGV, 13 do
   answer[#answer + 1] = verdict
 end
 
-each(gone_holds, function(...) redis.call('HDEL', P .. 'holds', ...) end)
-each(gone_running, function(...) redis.call('DEL', ...) end)
-each(gone_retries, function(...) redis.call('DEL', ...) end)
+for batch, stream in pairs(streams) do each(stream, function(...) redis.call('XADD', P .. 'results:' .. batch, '*', ...) end) end
+each(gone_keys, function(...) redis.call('DEL', ...) end)
 if redis.call('EXISTS', P .. 'strikes') == 1 then
   each(gone_strikes, function(...) redis.call('HDEL', P .. 'strikes', ...) end)
 end
 for flow, ids in pairs(gone_flow) do each(ids, function(...) redis.call('ZREM', flow, ...) end) end
 for lane, ids in pairs(gone_lease) do each(ids, function(...) redis.call('ZREM', P .. 'leases:' .. lane, ...) end) end
-for batch, stream in pairs(streams) do each(stream, function(...) redis.call('XADD', P .. 'results:' .. batch, '*', ...) end) end
 
 local function retain(batch, record)  -- the last job has ended: retention starts
   for _, kind in ipairs({'batch:', 'flows:', 'ids:', 'scope:batch:', 'limit:batch:'}) do
@@ -174,5 +230,4 @@ for batch, counts in pairs(batches) do
     retain(batch, record)
   end
 end
-flush()
 return answer

@@ -11,6 +11,7 @@ from farebox_worker.bus.scripts import SETTLE
 
 Action = Literal["finish", "retry", "return", "sweep"]
 Money = Literal["actual", "release", "unconfirmed", "unpriced"]
+NOTE_LETTERS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class Settlement:
     money: book `amount_nusd`, release the hold, or leave it owed as unconfirmed (`why`).
     outcome: the words settle.lua counts: outcome, finish, default_cap.
     scopes: where to book when the ledger no longer knows the attempt.
+    note: what the journal says of a booking beside its amounts, by `booking_note`; cut to 200 characters.
     """
 
     job_id: str
@@ -38,6 +40,16 @@ class Settlement:
     attempts: int = 0
     result: bytes = b""
     scopes: tuple[str, ...] = ()
+    note: str = ""
+
+
+def booking_note(*parts: str | int) -> str:
+    """Join what a provider and a price table said into a journal's note; hostile characters and lengths are cut."""
+    return "\t".join(_clean(str(part) if part else "")[:120] for part in parts)
+
+
+def _clean(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:NOTE_LETTERS])
 
 
 async def settle(tongue: Tongue, group: Sequence[Settlement], *, results_ttl_ms: int) -> list[str]:
@@ -63,6 +75,7 @@ async def settle(tongue: Tongue, group: Sequence[Settlement], *, results_ttl_ms:
             s.attempts if s.action == "retry" else s.outcome,
             s.result,
             places,
+            "\t".join(_clean(part) for part in s.note.split("\t"))[:NOTE_LETTERS],
         )
     answer = await tongue.say(SETTLE, results_ttl_ms, len(positions), *positions, *attempts)
     return [word.decode() for word in answer[1:]]

@@ -54,8 +54,9 @@ def _cancelled(job_id: str, flow: str, payload: bytes) -> Settlement:
     try:
         envelope = decode_job(payload)
         custom_id, model_ref, enqueued_ms = envelope.a[0].custom_id, envelope.a[0].model_ref, envelope.et
+        notes = envelope.k
     except msgspec.DecodeError:
-        custom_id, model_ref, enqueued_ms = "", "", now_ms
+        custom_id, model_ref, enqueued_ms, notes = "", "", now_ms, {}
     result = Result(
         VERSION,
         custom_id,
@@ -65,6 +66,6 @@ def _cancelled(job_id: str, flow: str, payload: bytes) -> Settlement:
         error_message="the batch was cancelled before this job was sent",
     )
     dictionary = ResultEnvelope(
-        t=0, f=FUNCTION, a=(), k={}, et=enqueued_ms, s=False, r=result, st=now_ms, ft=now_ms, q=flow, id=job_id
+        t=0, f=FUNCTION, a=(), k=notes, et=enqueued_ms, s=False, r=result, st=now_ms, ft=now_ms, q=flow, id=job_id
     )
     return Settlement(job_id, flow, "", "sweep", "release", outcome="cancelled", result=encode_result(dictionary))

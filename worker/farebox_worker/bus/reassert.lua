@@ -1,0 +1,50 @@
+-- reassert: put back what a worker knows of its attempts where the server has lost it, and extend their leases.
+--
+-- ARGV[4]  lease in ms
+-- ARGV[5]  number of scopes, then their names
+-- then per attempt (6): id, flow, token, hold in nano-dollars, "" while it runs or why its cost stays unknown,
+--   positions of its scopes (from 1, by ",")
+--
+-- Returns {seq, positions (from 0) of the attempts that the server knew nothing of …}
+-- Idempotent by token: what is held, unconfirmed or settled here moves no money. An attempt at a job that another,
+-- admitted attempt runs is owed as unconfirmed at once: a lease has one owner, and its lapse must find every hold.
+-- Who says so to the right ledger ("!" is not its epoch) has proved that writes are gone: the ledger is marked lost.
+local ends, names, answer = int(now + tonumber(ARGV[4])), {}, {seq}
+for i = 1, tonumber(ARGV[5]) do names[i] = ARGV[5 + i] end
+local first = 6 + #names
+
+local function is_settled(token)
+  return redis.call('HEXISTS', P .. 'settled:' .. string.sub(token, 1, 12), string.sub(token, 13)) == 1
+end
+
+local function lease(id, flow, token)
+  local _, _, lane = parts(flow)
+  redis.call('SET', 'arq:in-progress:' .. id, token .. flow)
+  redis.call('ZADD', P .. 'leases:' .. lane, ends, id)
+  redis.call('SADD', P .. 'lanes', lane)
+  if redis.call('EXISTS', 'arq:job:' .. id) == 1 then redis.call('ZADD', flow, ends, id) end
+end
+
+for at = first, #ARGV, 6 do
+  local id, flow, token, hold, why = ARGV[at], ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3]), ARGV[at + 4]
+  local owner = string.sub(redis.call('GET', 'arq:in-progress:' .. id) or '', 1, 16)
+  if redis.call('HEXISTS', P .. 'holds', token) == 1 then
+    if why == '' and owner == token then lease(id, flow, token) end
+  elseif redis.call('HEXISTS', P .. 'unconfirmed', token) == 0 and not is_settled(token) then
+    local scopes = {}
+    for position in string.gmatch(ARGV[at + 5], '%d+') do scopes[#scopes + 1] = names[tonumber(position)] end
+    if why == '' and owner ~= token and redis.call('HEXISTS', P .. 'holds', owner) == 1 then why = 'superseded' end
+    local set = table.concat(scopes, '\t')
+    if why ~= '' then
+      doubt(token, hold, id, flow, set, why)
+    else
+      count(set, 'held', hold)
+      redis.call('HSET', P .. 'holds', token, table.concat({int(hold), id, flow, set}, '\t'))
+      lease(id, flow, token)
+    end
+    answer[#answer + 1] = (at - first) / 6
+  end
+end
+flush()
+if #answer > 1 and ARGV[2] ~= '!' then redis.call('HSETNX', KEYS[1], 'lost', (#answer - 1) .. ' running calls were gone') end
+return answer
