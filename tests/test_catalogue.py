@@ -50,7 +50,7 @@ def refusal(models: Catalogue, name: str, **choice) -> ModelNotFoundError:
 def test_a_ref_resolves_without_discovery():
     entry = catalogue().resolve("openai:gpt-5-mini")
     assert (entry.model_ref, entry.provider_id, entry.model_id) == ("openai:gpt-5-mini", "openai", "gpt-5-mini")
-    assert entry.facts == Facts("gpt-5-mini", 400_000, 128_000, 8192)
+    assert entry.facts == Facts("gpt-5-mini", 400_000, 128_000, 8192, 2_700)
     assert entry.price.output_pusd == 2_000_000
     assert not entry.free
 
@@ -140,8 +140,8 @@ async def test_settings_go_before_discovery_before_the_table():
     stated = ModelSettings(context_window=1000, max_output_tokens=500, default_max_tokens=100)
     models = catalogue({"openai:gpt-4o": stated})
     await models.discover([Listing("openai", "gpt-4o", "gpt-4o-mini", window=64_000, most=2_000)])
-    assert models.resolve("openai:gpt-4o").facts == Facts("gpt-4o", 1000, 500, 100)
-    assert models.resolve("openai:gpt-4o-mini").facts == Facts("gpt-4o-mini", 64_000, 2_000, 2_000)
+    assert models.resolve("openai:gpt-4o").facts == Facts("gpt-4o", 1000, 500, 100, 1_500)
+    assert models.resolve("openai:gpt-4o-mini").facts == Facts("gpt-4o-mini", 64_000, 2_000, 2_000, 48_200)
 
 
 @pytest.mark.parametrize(

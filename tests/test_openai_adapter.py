@@ -109,7 +109,6 @@ async def test_the_vendors_regions_are_the_vendor(url):
     [
         {"service_tier": "priority"},
         {"modalities": ["text", "audio"]},
-        {"prompt_cache_options": {"ttl": "12h"}},
         {"n": 0},
         {"n": "2"},
     ],
@@ -117,12 +116,6 @@ async def test_the_vendors_regions_are_the_vendor(url):
 async def test_what_has_no_bounded_price_is_refused_by_name(vendor, fields):
     with pytest.raises(InputError, match=next(iter(fields))):
         vendor.prepare(job(chat(**fields)), FACTS)
-
-
-async def test_a_cache_breakpoint_of_twelve_hours_is_refused(vendor):
-    part = {"type": "text", "text": "x", "prompt_cache_breakpoint": {"mode": "explicit", "ttl": "12h"}}
-    with pytest.raises(InputError, match="prompt_cache_breakpoint"):
-        vendor.prepare(job(chat([part])), FACTS)
 
 
 async def test_every_choice_and_a_rejected_prediction_count_as_output(vendor):
@@ -145,7 +138,6 @@ async def test_tools_add_the_hidden_prompt_to_the_bound(vendor):
         chat([{"image_url": {"url": "x"}}]),
         chat(prediction={"type": "content", "content": "x"}),
         chat(web_search_options={}),
-        chat(tools=[{"type": "web_search"}]),
         {"messages": [{"role": "assistant", "audio": {"id": "a"}}]},
     ],
 )

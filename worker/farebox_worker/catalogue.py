@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import difflib
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from farebox.errors import ModelNotFoundError
+from farebox.records import Tier
+from farebox_worker.prices_overlay import overlay
 from farebox_worker.providers.base import Facts, ModelInfo
+from farebox_worker.rates import FREE
 from farebox_worker.settings import KEY_VARIABLES, ModelSettings
 
 if TYPE_CHECKING:
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 
 UNKNOWN_CONTEXT_WINDOW = 128_000
 DEFAULT_MAX_TOKENS = 8192
+PRICED_TIERS = ("standard", "flex", "priority", "batch")  # what a provider may say that it served
+_MTOK = 1_000_000
 _REMEMBERED = 10_000  # names whose entry is kept; a file names a handful
 
 # The most output tokens of a model, by the start of its name; the first match counts. Only families whose vendor
@@ -66,7 +71,11 @@ class Lister(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A model as the rest of the worker sees it. `price` is None when nobody states one; limits None when unset."""
+    """A model as the rest of the worker sees it, in one tier.
+
+    `price` is None when nobody states one; limits are None when unset. `prices` has every tier whose price is known,
+    the vendor's word for it included that cannot be asked for: what was served decides what is booked.
+    """
 
     model_ref: str
     provider_id: str
@@ -77,6 +86,7 @@ class Entry:
     rpm: int | None
     tpm: int | None
     max_concurrency: int | None
+    prices: Mapping[str, Price] = field(default_factory=dict)
 
 
 class Catalogue:
@@ -121,6 +131,19 @@ class Catalogue:
                 self._entries.clear()
             self._entries[key] = self._entry(*self._find(name, provider), tier)
         return self._entries[key]
+
+    def tiers(self, entry: Entry) -> tuple[Tier, ...]:
+        """Name the tiers in which a model can be asked: standard, and flex where its provider knows and prices it."""
+        has_flex = self._settings.providers[entry.provider_id].has_flex and "flex" in entry.prices
+        return ("standard", "flex") if has_flex and not entry.free else ("standard",)
+
+    def cheapest_tier(self, model_ref: str) -> Tier:
+        """Choose the tier in which a model costs least. Raises: ModelNotFoundError."""
+        entry = self.resolve(model_ref)
+        if "flex" not in self.tiers(entry):
+            return "standard"
+        worst = {tier: price.worst_nusd(_MTOK, _MTOK) for tier, price in entry.prices.items()}
+        return "flex" if "standard" not in worst or worst["flex"] < worst["standard"] else "standard"
 
     def refs(self) -> list[str]:
         """Name every known model: configured, listed by its provider, or priced; sorted."""
@@ -195,21 +218,33 @@ class Catalogue:
             rpm=given.rpm,
             tpm=given.tpm,
             max_concurrency=given.max_concurrency,
+            prices={name: price for name in PRICED_TIERS if (price := self._prices.lookup(ref, name))},
         )
 
     def _facts(self, ref: str, provider_id: str, model_id: str, given: ModelSettings) -> Facts:
-        """Gather a model's limits. A default cap leaves at least half of a small context window to the prompt."""
+        """Gather a model's limits. A default cap leaves at least half of a small context window to the prompt.
+
+        A guess at the context window serves for the default cap, and where no money is at stake; it bounds none.
+        """
         listed = self._listed.get(provider_id, {}).get(model_id)
         window = given.context_window or (listed.context_window if listed else 0)
         if not window and self._settings.providers[provider_id].kind != "echo":  # importing the table takes a while
             window = self._prices.context_window(ref) or 0
-        window = window or UNKNOWN_CONTEXT_WINDOW
+        known, window = window, window or UNKNOWN_CONTEXT_WINDOW
         most = given.max_output_tokens or (listed.max_output_tokens if listed else 0)
         most = most or _built_in_max_output(model_id) or window
         cap = given.default_max_tokens or min(DEFAULT_MAX_TOKENS, max(1, window // 2))
         return Facts(
-            model_id=model_id, context_window=window, max_output_tokens=most, default_max_tokens=min(cap, most)
+            model_id=model_id,
+            context_window=known or (0 if self._has_price(ref) else UNKNOWN_CONTEXT_WINDOW),
+            max_output_tokens=most,
+            default_max_tokens=min(cap, most),
+            image_tokens=given.image_tokens or overlay().image_tokens(model_id),
         )
+
+    def _has_price(self, ref: str) -> bool:
+        """Tell whether calls of a model cost something that is known, in whatever tier."""
+        return any(self._prices.lookup(ref, tier) not in {None, FREE} for tier in PRICED_TIERS)
 
     def _not_found(self, ref: str) -> ModelNotFoundError:
         return ModelNotFoundError(ref, self._nearest(ref))

@@ -8,7 +8,6 @@ Source: genai-prices (pydantic/genai-prices), its `data_snapshot` and `types.Mod
 from __future__ import annotations
 
 import functools
-import logging
 import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,15 +17,15 @@ from urllib.parse import urlsplit
 
 from farebox.errors import ConfigError
 from farebox.money import pusd_per_token
+from farebox_worker.prices_overlay import Unlisted, overlay
 
 if TYPE_CHECKING:
     from decimal import Decimal
 
     from genai_prices.types import ModelInfo, ModelPrice, Provider
 
-log = logging.getLogger(__name__)
-
 LEAST_PUSD, MOST_PUSD = 10, 10_000_000_000  # $0.00001 and $10,000 per million tokens: beyond, the unit is wrong
+MOST_FEE_PUSD = 10_000_000_000_000  # $10 per call
 _LEAST_MODELS = 1_000  # the table of 0.2.3 holds 2,330
 _CONTEXTS = {
     "flex": {"service_tier": "flex"},
@@ -37,6 +36,8 @@ _CONTEXTS = {
 _CUSTOMER_NAMED = {"azure", "databricks", "modal"}
 # These bill searches that no usage mentions.
 _UNBOUNDED = re.compile(r"search-preview|search-api|deep-research")
+_FEES = {"web_search": "web_searches_kcount", "file_search": "storage_searches_kcount"}
+_SEARCH_INCLUDED = {"perplexity"}  # its fee per request is for the search
 _AHEAD = [timedelta(minutes=minutes) for minutes in (0, 30, 60, 90)]
 
 
@@ -44,13 +45,20 @@ _AHEAD = [timedelta(minutes=minutes) for minutes in (0, 30, 60, 90)]
 class Listing:
     """What a vendor lists for a model: rates by price key, for requests with more than so many tokens of input.
 
-    The first step is the base (above -1). `request_pusd` is a fee per request.
+    The first step is the base (above -1). `request_pusd` is a fee per request, `fees` are fees per call by name.
+    `regional_percent` is what a region that a usage may name adds to the rates.
     """
 
     vendor: str
     steps: tuple[tuple[int, dict[str, int]], ...]
     request_pusd: int
     version: str
+    fees: tuple[tuple[str, int], ...] = ()
+    regional_percent: int = 0
+
+
+class DisbelievedError(LookupError):
+    """The table lists a price whose unit must be wrong."""
 
 
 def find(kind: str, provider_id: str, model_id: str, base_url: str | None, tier: str, now: datetime) -> Listing | None:
@@ -58,30 +66,71 @@ def find(kind: str, provider_id: str, model_id: str, base_url: str | None, tier:
 
     Where prices depend on the time, each rate is the dearest of the next 90 minutes: a price is used until the
     hourly refresh, and a call may take 15 minutes more.
+    Raises: DisbelievedError.
     """
-    vendor, percent = _vendor(kind, provider_id, base_url)
+    vendor = _vendor(kind, provider_id, base_url)
     if vendor is None or vendor.id in _CUSTOMER_NAMED or _UNBOUNDED.search(model_id.lower()):
         return None
+    percent = 100 + overlay().host_percent(vendor.id, _host(base_url))
     model = vendor.find_model(model_id)
-    if model is None or (tier != "standard" and not _has_variant(model, tier, now)):
-        return None
+    if model is None:
+        entry = overlay().unlisted(vendor.id, model_id)
+        listing = entry and _unlisted(entry, vendor.id, model_id, tier, percent)
+    elif tier == "standard" or _has_variant(model, tier, now):
+        listing = _listed(model, vendor.id, model_id, tier, percent, now)
+    else:
+        listing = None
+    return _believe(listing, model_id) if listing else None
+
+
+def _listed(model: ModelInfo, vendor: str, model_id: str, tier: str, percent: int, now: datetime) -> Listing:
+    """Read what the table lists, and fill what it lacks from the overlay."""
     dated = {now + ahead for ahead in _AHEAD} if isinstance(model.prices, list) else {now}
     prices = [model.get_prices(moment, _CONTEXTS.get(tier)) for moment in dated]
-    steps = tuple((above, _dearest(prices, above, percent)) for above in sorted({-1, *_thresholds(prices)}))
-    request = max(_rate(price.__dict__.get("requests_kcount"), -1) for price in prices) * 1000 * percent // 100
-    return _believe(Listing(vendor.id, steps, request, f"genai-prices {_release()} {now.date()}"), model_id)
+    more = {
+        key: -(-pusd_per_token(usd) * percent // 100) for key, usd in overlay().more_rates(vendor, model_id).items()
+    }
+    steps = tuple((above, more | _dearest(prices, above, percent)) for above in sorted({-1, *_thresholds(prices)}))
+    request = max(_per_call_pusd(price, "requests_kcount") for price in prices) * percent // 100
+    listed = {name: max(_per_call_pusd(price, key) for price in prices) for name, key in _FEES.items()}
+    fees = _overlaid_fees(vendor, model_id) | {name: pusd for name, pusd in listed.items() if pusd}
+    if vendor in _SEARCH_INCLUDED:
+        fees["web_search"] = 0
+    version = f"genai-prices {_release()} {now.date()}"
+    return Listing(vendor, steps, request, version, tuple(fees.items()), overlay().told_percent(vendor, model_id))
+
+
+def _unlisted(entry: Unlisted, vendor: str, model_id: str, tier: str, percent: int) -> Listing | None:
+    """Price a model that the table does not know by the overlay alone."""
+    share = 100 if tier == "standard" else entry.tiers.get(tier)
+    if share is None:
+        return None
+    steps = tuple(
+        (above, {key: -(-pusd_per_token(usd) * percent * share // 10_000) for key, usd in rates.items()})
+        for above, rates in sorted({-1: entry.rates, **entry.above}.items())
+    )
+    fees = tuple(_overlaid_fees(vendor, model_id).items())
+    return Listing(vendor, steps, 0, "farebox prices_overlay.toml", fees, overlay().told_percent(vendor, model_id))
+
+
+def _overlaid_fees(vendor: str, model_id: str) -> dict[str, int]:
+    return {name: pusd_per_token(usd) * 1_000_000 for name, usd in overlay().fees_usd(vendor, model_id).items()}
 
 
 def context_window(kind: str, provider_id: str, model_id: str, base_url: str | None) -> int | None:
     """Find a model's context window in tokens; None when the table does not say."""
-    vendor, _ = _vendor(kind, provider_id, base_url)
-    model = vendor.find_model(model_id) if vendor else None
-    return model.context_window if model else None
+    vendor = _vendor(kind, provider_id, base_url)
+    if vendor is None:
+        return None
+    if model := vendor.find_model(model_id):
+        return model.context_window
+    entry = overlay().unlisted(vendor.id, model_id)
+    return entry.context_window if entry else None
 
 
 def model_ids(kind: str, provider_id: str, base_url: str | None) -> list[str]:
     """Name the models that the table prices by tokens for this provider's vendor."""
-    vendor, _ = _vendor(kind, provider_id, base_url)
+    vendor = _vendor(kind, provider_id, base_url)
     if vendor is None or vendor.id in _CUSTOMER_NAMED:
         return []
     return [model.id for model in vendor.models if _by_token(model) and not model.id.endswith("-")]
@@ -101,24 +150,28 @@ def table_size() -> int:
     return count
 
 
-def _vendor(kind: str, provider_id: str, base_url: str | None) -> tuple[Provider | None, int]:
-    """Find whose prices hold, and how many percent of them.
+def _vendor(kind: str, provider_id: str, base_url: str | None) -> Provider | None:
+    """Find whose prices hold.
 
     An address the table knows decides; else the provider's id, when it is exactly a vendor's (a gateway or a
-    rehearsal named after it). OpenAI's regional hosts cost a tenth more (facts/sdks.md section 0, 8).
+    rehearsal named after it).
     """
     from genai_prices.data_snapshot import get_snapshot  # noqa: PLC0415 - 160 ms
 
     table_size()
     providers = {provider.id: provider for provider in get_snapshot().providers}
     if kind == "echo":
-        return None, 100
+        return None
     if base_url is None:
-        return providers.get(kind), 100
-    if (urlsplit(base_url).hostname or "").endswith(".api.openai.com"):
-        return providers["openai"], 110
+        return providers.get(kind)
+    if overlay().host_percent("openai", _host(base_url)):
+        return providers["openai"]
     by_address = (provider for provider in providers.values() if re.match(provider.api_pattern, base_url))
-    return next(by_address, providers.get(provider_id)), 100
+    return next(by_address, providers.get(provider_id))
+
+
+def _host(base_url: str | None) -> str:
+    return urlsplit(base_url or "").hostname or ""
 
 
 def _has_variant(model: ModelInfo, tier: str, now: datetime) -> bool:
@@ -157,24 +210,27 @@ def _rate(value: Any, above: int) -> int:
     return pusd_per_token(price)
 
 
+def _per_call_pusd(price: ModelPrice, key: str) -> int:
+    """Read a price per thousand calls as pico-dollars per call."""
+    return _rate(price.__dict__.get(key), -1) * 1000
+
+
 def _by_token(model: ModelInfo) -> bool:
     prices = model.prices[-1].prices if isinstance(model.prices, list) else model.prices
     return {"input_mtok", "output_mtok"} <= prices.__dict__.keys()
 
 
 def _believe(listing: Listing, model_id: str) -> Listing | None:
-    """Refuse a listing without token rates, and one whose unit must be wrong."""
+    """Leave out a listing without token rates, and refuse one whose unit must be wrong."""
+    wrong = [name for name, pusd in listing.fees if pusd > MOST_FEE_PUSD]
     for _, rates in listing.steps:
         if not {"input_mtok", "output_mtok"} <= rates.keys():
             return None
-        if any(not LEAST_PUSD <= rate <= MOST_PUSD for rate in rates.values() if rate):
-            log.error(
-                "the price table lists %s of %s beyond $0.00001 to $10,000 per million tokens: not believed. "
-                'State its price in [models."…"] of farebox.toml',
-                model_id,
-                listing.vendor,
+        if wrong or any(not LEAST_PUSD <= rate <= MOST_PUSD for rate in rates.values() if rate):
+            raise DisbelievedError(
+                f"the price table lists {model_id} of {listing.vendor} beyond $0.00001 to $10,000 per million tokens, "
+                'or $10 per call: not believed. State its price in [models."…"] of farebox.toml'
             )
-            return None
     return listing
 
 

@@ -5,19 +5,21 @@ It knows no vendor and no setting: `prices` finds the rates. It never moves mone
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from farebox.money import nusd_from_pusd
-from farebox_worker.providers.base import TokenUsage
+from farebox_worker.providers.base import Fee, TokenUsage
+
+_FEELESS = ("free", "pretend")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
     """Pico-dollars per token.
 
-    `cache_write_pusd` is the dearest write a request can ask for (Anthropic: 1 h, 2 x input; OpenAI: 12 h, 2.5 x
-    input), `cache_write_5m_pusd` the default one. The media rates are the dearest for audio, images and video, 0
-    where they cost what text costs. Sources: facts/sdks.md sections 0 (8), 2 and 3.4.
+    `cache_write_pusd` is the write to the long-lived cache (Anthropic: 1 h, OpenAI: 12 h), which is the dearest,
+    `cache_write_5m_pusd` the default one. The media rates are the dearest for audio, 0 where it costs what text costs.
     """
 
     input_pusd: int
@@ -31,7 +33,8 @@ class Rates:
     @property
     def dearest_input_pusd(self) -> int:
         """The most that one token of input can cost."""
-        return max(self.input_pusd, self.cache_read_pusd, self.cache_write_pusd, self.media_input_pusd)
+        writes = max(self.cache_write_pusd, self.cache_write_5m_pusd)
+        return max(self.input_pusd, self.cache_read_pusd, writes, self.media_input_pusd)
 
     @property
     def dearest_output_pusd(self) -> int:
@@ -44,50 +47,70 @@ class Price(Rates):
     """The rates of one model in one tier.
 
     `tiers` are long-context cliffs, ascending: above so many tokens of input in all, those rates hold for the whole
-    request. `request_pusd` is a fee per request. `version` names the source for the books; a `pretend` price is
-    nobody's bill.
+    request. `request_pusd` is a fee per request, `fees` are fees per call of something, in pico-dollars by name.
+    `regional_percent` is what the vendor adds to all rates when a call's usage says that it ran in a dearer region;
+    the worst case has it always. `version` names the source for the books; a `pretend` price is nobody's bill.
     """
 
     version: str
     pretend: bool = False
     request_pusd: int = 0
     tiers: tuple[tuple[int, Rates], ...] = ()
+    fees: tuple[tuple[str, int], ...] = ()
+    regional_percent: int = 0
 
-    def worst_nusd(self, input_bound: int, output_bound: int) -> int:
-        """Bound the cost of any request within so many tokens in and out, in nano-dollars, rounded up."""
+    def worst_nusd(self, input_bound: int, output_bound: int, fees: Iterable[Fee] = ()) -> int:
+        """Bound the cost of any request within so many tokens in and out, in nano-dollars, rounded up.
+
+        It is a bound only where `unstated_fee` finds none among the `fees`.
+        """
         worst = input_bound * self.dearest_input_pusd + output_bound * self.dearest_output_pusd
         for above, rates in self.tiers:
             if above < input_bound:
                 worst = max(worst, input_bound * rates.dearest_input_pusd + output_bound * rates.dearest_output_pusd)
-        return nusd_from_pusd(worst + self.request_pusd)
+        calls = self._fees_pusd((fee.name, fee.most or 0) for fee in fees)
+        return nusd_from_pusd(_raised(worst, self.regional_percent) + self.request_pusd + calls)
 
-    def cost_nusd(self, usage: TokenUsage, *, dearest: bool = False) -> int:
-        """Price a usage in nano-dollars, rounded up once.
-
-        `dearest` books each token at the dearest rate of its kind: for requests that asked for long-lived cache
-        writes or sent audio, of which TokenUsage does not tell the share.
-        """
+    def cost_nusd(self, usage: TokenUsage) -> int:
+        """Price a usage in nano-dollars, rounded up once. A fee that nobody states costs nothing here."""
         total = usage.input_tokens + usage.cache_read_tokens + usage.cache_write_tokens
         rates = next((rates for above, rates in reversed(self.tiers) if total > above), self)
-        return nusd_from_pusd(self.request_pusd + (_dearest_pusd if dearest else _plain_pusd)(rates, usage))
+        tokens = _raised(_tokens_pusd(rates, usage), self.regional_percent if usage.is_regional else 0)
+        return nusd_from_pusd(tokens + self.request_pusd + self._fees_pusd(usage.fees))
+
+    def unstated_fee(self, fees: Iterable[Fee]) -> str:
+        """Name the first fee without a bound, "" when there is none: its price or how often it is due is unknown."""
+        if self.version in _FEELESS:
+            return ""
+        stated = dict(self.fees)
+        for fee in fees:
+            pusd = stated.get(fee.name)
+            if pusd is None or (pusd and fee.most is None):
+                return fee.name
+        return ""
+
+    def _fees_pusd(self, calls: Iterable[tuple[str, int]]) -> int:
+        stated = dict(self.fees)
+        return sum(stated.get(name, 0) * count for name, count in calls)
 
 
-def _plain_pusd(rates: Rates, usage: TokenUsage) -> int:
+def _tokens_pusd(rates: Rates, usage: TokenUsage) -> int:
+    long_writes = min(usage.cache_write_1h_tokens, usage.cache_write_tokens)
+    media_in = min(usage.media_input_tokens, usage.input_tokens)
+    media_out = min(usage.media_output_tokens, usage.output_tokens)
     return (
-        usage.input_tokens * rates.input_pusd
+        (usage.input_tokens - media_in) * rates.input_pusd
+        + media_in * (rates.media_input_pusd or rates.input_pusd)
         + usage.cache_read_tokens * rates.cache_read_pusd
-        + usage.cache_write_tokens * rates.cache_write_5m_pusd
-        + usage.output_tokens * rates.output_pusd
+        + (usage.cache_write_tokens - long_writes) * rates.cache_write_5m_pusd
+        + long_writes * rates.cache_write_pusd
+        + (usage.output_tokens - media_out) * rates.output_pusd
+        + media_out * (rates.media_output_pusd or rates.output_pusd)
     )
 
 
-def _dearest_pusd(rates: Rates, usage: TokenUsage) -> int:
-    return (
-        usage.input_tokens * max(rates.input_pusd, rates.media_input_pusd)
-        + usage.cache_read_tokens * max(rates.cache_read_pusd, rates.media_input_pusd)
-        + usage.cache_write_tokens * rates.cache_write_pusd
-        + usage.output_tokens * rates.dearest_output_pusd
-    )
+def _raised(pusd: int, percent: int) -> int:
+    return -(-pusd * (100 + percent) // 100)
 
 
 def flat(input_pusd: int, output_pusd: int) -> Rates:

@@ -36,7 +36,12 @@ async def _models(settings: Settings, pattern: str, *, everyone: bool, as_json: 
         print_json({"models": [_entry_json(entry) for entry in found]})
         return
     rows = [
-        (entry.model_ref, *_rates(entry), f"{entry.facts.context_window:,}", f"{entry.facts.default_max_tokens:,}")
+        (
+            entry.model_ref,
+            *_rates(entry),
+            f"{entry.facts.context_window:,}" if entry.facts.context_window else "unknown",
+            f"{entry.facts.default_max_tokens:,}",
+        )
         for entry in found
     ]
     print_table(("model", "$/Mtok in", "$/Mtok out", "context", "default cap"), rows)

@@ -21,6 +21,7 @@ from msgspec import Raw
 
 from farebox.errors import InputError, ProviderError
 from farebox.records import Finish, Job
+from farebox_worker.providers import anthropic_request as requests
 from farebox_worker.providers import body as bodies
 from farebox_worker.providers import fate
 from farebox_worker.providers.base import (
@@ -53,33 +54,6 @@ _ACCOUNT_WORDS = re.compile(r"credit balance|spend(ing)? limit|usage limits?", r
 
 class _Block(msgspec.Struct):
     type: str = ""
-    content: Raw = Raw()
-
-
-class _Turn(msgspec.Struct):
-    content: Raw = Raw()
-
-
-class _Tool(msgspec.Struct):
-    type: str | None = "custom"
-
-
-class _Request(msgspec.Struct):
-    """What of a request bears on its cost, or on the API version it needs."""
-
-    messages: list[_Turn]
-    max_tokens: int | None = None
-    stream: bool | None = None
-    service_tier: str | None = None
-    speed: str | None = None
-    inference_geo: str | None = None
-    tools: list[_Tool] | None = None
-    temperature: Raw = Raw()
-    top_p: Raw = Raw()
-    top_k: Raw = Raw()
-    mcp_servers: Raw = Raw()
-    container: Raw = Raw()
-    context_management: Raw = Raw()
 
 
 class _Message(msgspec.Struct):
@@ -88,12 +62,24 @@ class _Message(msgspec.Struct):
     usage: Raw = Raw()
 
 
+class _Writes(msgspec.Struct):
+    ephemeral_1h_input_tokens: int | None = None
+    ephemeral_5m_input_tokens: int | None = None
+
+
+class _ServerTools(msgspec.Struct):
+    web_search_requests: int | None = None
+
+
 class _Usage(msgspec.Struct):
     input_tokens: int
     output_tokens: int
     cache_creation_input_tokens: int | None = None
+    cache_creation: _Writes | None = None
     cache_read_input_tokens: int | None = None
+    server_tool_use: _ServerTools | None = None
     service_tier: str | None = None
+    inference_geo: str | None = None
 
 
 class _Listed(msgspec.Struct):
@@ -109,8 +95,6 @@ class _Listing(msgspec.Struct):
     last_id: str | None = None
 
 
-_request = msgspec.json.Decoder(_Request)
-_blocks = msgspec.json.Decoder(list[_Block])
 _message = msgspec.json.Decoder(_Message)
 _usage = msgspec.json.Decoder(_Usage)
 _listing = msgspec.json.Decoder(_Listing)
@@ -155,7 +139,9 @@ class AnthropicProvider(Conversational):
         body = bodies.unescaped(job.body)
         if job.api == "chat":
             body = chat_to_messages(body, provider_id=self.provider_id, drop=job.drop_params)
-        request = self._read(body, job)
+        request = requests.read(body)
+        if job.tier == "flex":
+            raise InputError(f"{self.provider_id} has no tier flex: use --tier standard, or cheapest")
         cap, by_default = bodies.output_cap([request.max_tokens], job.max_tokens, facts)
         fields = bodies.fields_of(body)
         fields["model"] = bodies.raw(facts.model_id)
@@ -164,31 +150,15 @@ class AnthropicProvider(Conversational):
         if self._is_vendor:
             fields["service_tier"] = Raw(b'"standard_only"')
         final = msgspec.json.encode(fields)
-        has_sampling = any(bodies.is_given(value) for value in (request.temperature, request.top_p, request.top_k))
         return Prepared(
             body=final,
-            input_bound=_input_bound(request, fields, final, facts),
-            output_bound=cap,
+            input_bound=requests.input_bound(request, final, facts),
+            output_bound=requests.output_bound(request, cap),
             capped_by_default=by_default,
             api=job.api,
-            headers=SAMPLING_VERSION if has_sampling else {},
+            headers=SAMPLING_VERSION if request.has_sampling else {},
+            fees=requests.fees(request),
         )
-
-    def _read(self, body: bytes, job: Job) -> _Request:
-        """Read what bears on the cost, and refuse what has no known price."""
-        try:
-            request = _request.decode(body)
-        except msgspec.DecodeError as error:
-            raise InputError(f"the body is not a messages request: {error}") from None
-        if request.stream:
-            raise InputError("stream: a job's answer comes whole; remove it")
-        if job.tier == "flex":
-            raise InputError(f"{self.provider_id} has no tier flex")
-        if request.speed not in {None, "standard"}:
-            raise InputError(f"speed: {request.speed!r} has no known price")
-        if request.inference_geo not in {None, "global"}:
-            raise InputError(f"inference_geo: {request.inference_geo!r} has no known price")
-        return request
 
     # The answer
 
@@ -214,7 +184,7 @@ class AnthropicProvider(Conversational):
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise fate.not_an_answer(self.provider_id, response, scrub=self._scrub) from None
         headers = fate.kept_headers(response.headers)
-        usage, served_tier = self._usage(answer.usage)
+        usage, served_tier = self._usage(answer.usage, prepared)
         return Reply(
             status_code=response.status_code,
             request_id=headers.get("request-id", ""),
@@ -259,7 +229,7 @@ class AnthropicProvider(Conversational):
                         yield StreamChunk(event.delta.text)
         except Exception as error:  # noqa: BLE001 - whatever broke, the call may have been billed
             raise self._failure(error, TIMEOUT_S) from None
-        yield StreamChunk("", is_final=True, usage=self._usage(Raw(msgspec.json.encode(usage)))[0])
+        yield StreamChunk("", is_final=True, usage=self._usage(Raw(msgspec.json.encode(usage)), prepared)[0])
 
     async def list_models(self) -> list[ModelInfo]:
         """Ask for the models and their limits; prices are never told, so they are 0. Raises: ProviderError."""
@@ -302,19 +272,31 @@ class AnthropicProvider(Conversational):
     # The usage
 
     @staticmethod
-    def _usage(raw: Raw) -> tuple[TokenUsage | None, str]:
-        """Read the counts, which are disjoint as Anthropic writes them, and the tier that served."""
+    def _usage(raw: Raw, prepared: Prepared) -> tuple[TokenUsage | None, str]:
+        """Read the counts, which are disjoint as Anthropic writes them, and the tier that served.
+
+        Searches are counted; of other fees no usage tells, so they are taken at the most they can be, as are writes
+        of a request for the long-lived cache where their share is not told.
+        """
         try:
             usage = _usage.decode(raw)
         except msgspec.DecodeError:
             return None, ""  # an answer whose usage nobody can read is still an answer
-        counts = (
-            usage.input_tokens,
-            usage.output_tokens,
-            usage.cache_read_input_tokens or 0,
-            usage.cache_creation_input_tokens or 0,
-        )
-        return TokenUsage(*(max(0, count) for count in counts)), usage.service_tier or ""
+        writes, tools = usage.cache_creation or _Writes(), usage.server_tool_use
+        kept = max(0, writes.ephemeral_1h_input_tokens or 0)
+        written = max(usage.cache_creation_input_tokens or 0, kept + max(0, writes.ephemeral_5m_input_tokens or 0))
+        if usage.cache_creation is None and requests.asks_long_cache(prepared.body):
+            kept = written
+        counted = {"web_search": max(0, tools.web_search_requests or 0)} if tools else {}
+        return TokenUsage(
+            max(0, usage.input_tokens),
+            max(0, usage.output_tokens),
+            max(0, usage.cache_read_input_tokens or 0),
+            written,
+            cache_write_1h_tokens=kept,
+            fees=tuple((fee.name, counted.get(fee.name, fee.most or 0)) for fee in prepared.fees),
+            is_regional=usage.inference_geo == "us",
+        ), usage.service_tier or ""
 
     # The errors
 
@@ -323,28 +305,3 @@ class AnthropicProvider(Conversational):
         if isinstance(error, anthropic.APIStatusError):
             return fate.rejected(self.provider_id, error.response, scrub=self._scrub, account_words=_ACCOUNT_WORDS)
         return fate.lost(self.provider_id, error, timeout_s=timeout_s, scrub=self._scrub)
-
-
-def _input_bound(request: _Request, fields: bodies.Fields, final: bytes, facts: Facts) -> int:
-    """Bound the input by bytes where they bound it, else by the context window."""
-    if any(tool.type not in {"custom", None} for tool in request.tools or ()):
-        return bodies.context_bound(facts, "a server's own tool")
-    if any(bodies.is_given(value) for value in (request.mcp_servers, request.container, request.context_management)):
-        return bodies.context_bound(facts, "mcp_servers, container or context_management")
-    if not all(_is_text(turn.content) for turn in request.messages) or not _is_text(fields.get("system", Raw())):
-        return bodies.context_bound(facts, "content other than text")
-    return bodies.byte_bound(final) + (bodies.TOOL_PROMPT if request.tools else 0)
-
-
-def _is_text(content: Raw) -> bool:
-    """Tell whether the bytes of a content bound its tokens. Thinking does not: its signature stands for more."""
-    if not bytes(content).startswith((b"[", b"{")):
-        return True
-    try:
-        blocks = _blocks.decode(content)
-    except msgspec.DecodeError as error:
-        raise InputError(f"messages: content is neither text nor a list of blocks: {error}") from None
-    return all(
-        block.type in {"text", "tool_use"} or (block.type == "tool_result" and _is_text(block.content))
-        for block in blocks
-    )

@@ -50,14 +50,22 @@ class ModelInfo:
 class TokenUsage:
     """What a call used, in tokens.
 
-    The four counts are disjoint: `input_tokens` is the input that was neither read from nor written to a cache.
+    The first four counts are disjoint: `input_tokens` is the input that was neither read from nor written to a cache.
     Adapters normalise to this whatever their vendor's convention (OpenAI's prompt_tokens include cached ones).
+    The next three are parts of them that have prices of their own: of the writes, those to the long-lived cache
+    (Anthropic's 1 h, OpenAI's 12 h); of input and output, what was not text. `fees` are the calls that cost a fee of
+    their own, by name; `is_regional` says that the call ran where the vendor's surcharge for a region applies.
     """
 
     input_tokens: int = 0
     output_tokens: int = 0
     cache_read_tokens: int = 0
     cache_write_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+    media_input_tokens: int = 0
+    media_output_tokens: int = 0
+    fees: tuple[tuple[str, int], ...] = ()
+    is_regional: bool = False
 
     @property
     def total_tokens(self) -> int:
@@ -97,12 +105,24 @@ class StreamChunk:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What an adapter must know of a model to prepare a request: its limits, in tokens."""
+    """What an adapter must know of a model to prepare a request: its limits, in tokens; 0 where unknown.
+
+    `image_tokens` is the most that one image can count.
+    """
 
     model_id: str
     context_window: int
     max_output_tokens: int
     default_max_tokens: int
+    image_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Fee:
+    """Something a request can be charged for beyond its tokens: its name, and how often at most (None: unbounded)."""
+
+    name: str
+    most: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +131,8 @@ class Prepared:
 
     `body` is the exact JSON to send. `input_bound` bounds the input tokens; `output_bound` bounds all output tokens
     together (cap x n). `capped_by_default` says the request named no cap of its own. `api` is the wire format the
-    job was written in, into which the answer is put back. `headers` are sent beside the adapter's own.
+    job was written in, into which the answer is put back. `headers` are sent beside the adapter's own. `fees` are
+    what it can be charged for beyond its tokens.
     """
 
     body: bytes
@@ -120,6 +141,7 @@ class Prepared:
     capped_by_default: bool
     api: Api
     headers: Mapping[str, str] = field(default_factory=dict)
+    fees: tuple[Fee, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

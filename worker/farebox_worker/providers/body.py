@@ -17,8 +17,15 @@ from farebox_worker.providers.base import Facts
 
 Fields = dict[str, Raw]
 
-TOOL_PROMPT = 1_024  # tokens of the hidden prompt that comes with tools: 159-530 seen (facts/sdks.md 4.2)
+# Tokens of the hidden prompt that comes with tools, thinking and formats of the answer: 159-530 seen for tools (Tool
+# use, Pricing in Anthropic's documentation).
+TOOL_PROMPT = 1_024
+# How often a server's own tools make it read the prompt again within one request.
+# Source: platform.claude.com/docs, Handling stop reasons: pause_turn comes after 10 iterations of the server's loop.
+SERVER_ROUNDS = 10
 CHAT_TEMPLATE = 256  # tokens of a default system prompt that an open model's chat template may bring
+
+IMAGE_FRAME = 64  # tokens around an image
 
 _fields = msgspec.json.Decoder(Fields)
 _json = msgspec.json.Encoder()
@@ -78,6 +85,16 @@ def byte_bound(body: bytes) -> int:
     return max(len(body), len(unicodedata.normalize("NFKC", body.decode()).encode()))
 
 
+def with_images(bound: int, images: list[int], facts: Facts) -> int:
+    """Replace the bytes of images, one number each, in a bound by the most tokens that an image of the model counts.
+
+    Raises: InputError when neither that nor the context window is known.
+    """
+    if images and not facts.image_tokens:
+        return context_bound(facts, "an image")
+    return bound - sum(images) + len(images) * (facts.image_tokens + IMAGE_FRAME)
+
+
 def context_bound(facts: Facts, what: str) -> int:
     """Bound an input that bytes do not bound by the model's context window.
 
@@ -86,6 +103,6 @@ def context_bound(facts: Facts, what: str) -> int:
     if facts.context_window <= 0:
         raise InputError(
             f"{what} is not bounded by its length, and the context window of {facts.model_id} is unknown: "
-            "set context_window in its [models] section"
+            "set context_window in its [models] section of farebox.toml"
         )
     return facts.context_window

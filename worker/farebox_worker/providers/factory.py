@@ -46,6 +46,11 @@ class ProviderSettings(Protocol):
         """Whether its calls cost nothing."""
         ...
 
+    @property
+    def has_flex(self) -> bool:
+        """Whether its server knows the service tier flex."""
+        ...
+
 
 def make_provider(provider_id: str, settings: ProviderSettings) -> Adapter:
     """Make the adapter that `[providers.<provider_id>]` describes.
@@ -65,6 +70,7 @@ def make_provider(provider_id: str, settings: ProviderSettings) -> Adapter:
             base_url=settings.base_url,
             cap_field=settings.cap_field,
             is_free=settings.free,
+            has_flex=settings.has_flex,
         )
     if settings.kind == "anthropic":
         from farebox_worker.providers.anthropic import AnthropicProvider  # noqa: PLC0415 - loads the SDK

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
-from typing import Annotated
 from urllib.parse import urlsplit
 
 import httpx2
@@ -18,10 +17,11 @@ import openai
 from msgspec import Raw
 from openai.types.chat import ChatCompletionChunk
 
-from farebox.errors import InputError, ProviderError
+from farebox.errors import ProviderError
 from farebox.records import Finish, Job
 from farebox_worker.providers import body as bodies
 from farebox_worker.providers import fate
+from farebox_worker.providers import openai_request as requests
 from farebox_worker.providers.base import Facts, ModelInfo, Prepared, PromptMessage, Reply, StreamChunk, TokenUsage
 from farebox_worker.providers.connection import FOREVER, HttpClient, Templates, plain
 from farebox_worker.providers.conversation import (
@@ -39,37 +39,6 @@ SECURITY = {"bearer_auth": True}  # which credentials a call takes, as the SDK's
 CAP_FIELDS = ("max_completion_tokens", "max_tokens")
 
 
-class _Part(msgspec.Struct):
-    type: str = ""
-    prompt_cache_breakpoint: Raw = Raw()
-
-
-class _Message(msgspec.Struct):
-    content: Raw = Raw()
-    audio: Raw = Raw()
-
-
-class _Tool(msgspec.Struct):
-    type: str = "function"
-
-
-class _Request(msgspec.Struct):
-    """What of a request bears on its cost."""
-
-    messages: list[_Message]
-    max_completion_tokens: int | None = None
-    max_tokens: int | None = None
-    n: Annotated[int, msgspec.Meta(ge=1, le=128)] | None = None
-    stream: bool | None = None
-    service_tier: str | None = None
-    modalities: list[str] | None = None
-    tools: list[_Tool] | None = None
-    functions: Raw = Raw()
-    prediction: Raw = Raw()
-    web_search_options: Raw = Raw()
-    prompt_cache_options: Raw = Raw()
-
-
 class _Answered(msgspec.Struct):
     refusal: str | None = None
     tool_calls: list[Raw] | None = None
@@ -80,15 +49,26 @@ class _Choice(msgspec.Struct):
     finish_reason: str | None = None
 
 
+class _WriteDetails(msgspec.Struct):
+    ttl_12h_tokens: int | None = None
+
+
 class _InputDetails(msgspec.Struct):
     cached_tokens: int | None = None
     cache_write_tokens: int | None = None
+    cache_write_tokens_details: _WriteDetails | None = None
+    audio_tokens: int | None = None
+
+
+class _OutputDetails(msgspec.Struct):
+    audio_tokens: int | None = None
 
 
 class _Usage(msgspec.Struct):
     prompt_tokens: int
     completion_tokens: int
     prompt_tokens_details: _InputDetails | None = None
+    completion_tokens_details: _OutputDetails | None = None
     prompt_cache_hit_tokens: int | None = None  # DeepSeek's own name for it
 
 
@@ -110,8 +90,6 @@ class _Listing(msgspec.Struct):
     data: list[_Listed]
 
 
-_request = msgspec.json.Decoder(_Request)
-_parts = msgspec.json.Decoder(list[_Part])
 _completion = msgspec.json.Decoder(_Completion)
 _usage = msgspec.json.Decoder(_Usage)
 _listing = msgspec.json.Decoder(_Listing | list[_Listed])
@@ -138,10 +116,12 @@ class OpenAIProvider(Conversational):
         base_url: str | None = None,
         cap_field: str | None = None,
         is_free: bool = False,
+        has_flex: bool | None = None,
     ) -> None:
         host = urlsplit(base_url or VENDOR_URL).hostname or ""
         super().__init__(provider_id, is_local=is_free or host in {"localhost", "::1"} or host.startswith("127."))
         self._is_vendor = host == "api.openai.com" or host.endswith(".api.openai.com")
+        self._has_flex = self._is_vendor if has_flex is None else has_flex
         self._cap_field = cap_field or CAP_FIELDS[0 if self._is_vendor else 1]
         if self._cap_field not in CAP_FIELDS:
             raise ValueError(f"cap_field is one of {', '.join(CAP_FIELDS)}, not {cap_field!r}")
@@ -163,7 +143,8 @@ class OpenAIProvider(Conversational):
         body = bodies.unescaped(job.body)
         if job.api == "messages":
             body = messages_to_chat(body, provider_id=self.provider_id, drop=job.drop_params)
-        request = self._read(body, job)
+        request = requests.read(body)
+        requests.check_tier(request, job, self.provider_id, has_flex=self._has_flex)
         cap, by_default = bodies.output_cap([request.max_completion_tokens, request.max_tokens], job.max_tokens, facts)
         fields = bodies.fields_of(body)
         for name in CAP_FIELDS:
@@ -171,46 +152,17 @@ class OpenAIProvider(Conversational):
         fields["model"] = bodies.raw(facts.model_id)
         fields[self._cap_field] = bodies.raw(cap)
         fields.pop("service_tier", None)
-        if self._is_vendor:
+        if self._is_vendor or self._has_flex:
             fields["service_tier"] = bodies.raw("flex" if job.tier == "flex" else "default")
         final = msgspec.json.encode(fields)
-        predicted = len(bytes(request.prediction))  # rejected predictions are billed as output, beside the cap
         return Prepared(
             body=final,
-            input_bound=self._input_bound(request, final, facts),
-            output_bound=(cap + predicted) * (request.n or 1),
+            input_bound=requests.input_bound(request, fields, final, facts, is_vendor=self._is_vendor),
+            output_bound=requests.output_bound(request, cap),
             capped_by_default=by_default,
             api=job.api,
+            fees=requests.fees(request, fields, facts.model_id, is_vendor=self._is_vendor),
         )
-
-    def _read(self, body: bytes, job: Job) -> _Request:
-        """Read what bears on the cost, and refuse what has no bound or no known price."""
-        try:
-            request = _request.decode(body)
-        except msgspec.DecodeError as error:
-            raise InputError(f"the body is not a chat completion request: {error}") from None
-        if request.stream:
-            raise InputError("stream: a job's answer comes whole; remove it")
-        if request.service_tier not in {None, "auto", "default", "flex"}:
-            raise InputError(
-                f"service_tier: {request.service_tier!r} has no bounded price; use --tier standard or flex"
-            )
-        if job.tier == "flex" and not self._is_vendor:
-            raise InputError(f"{self.provider_id} has no tier flex")
-        if request.modalities and "audio" in request.modalities:
-            raise InputError("modalities: audio output has no bounded price")
-        if b"12h" in bytes(request.prompt_cache_options):
-            raise InputError("prompt_cache_options.ttl: cache writes for 12 hours have no known price")
-        return request
-
-    def _input_bound(self, request: _Request, final: bytes, facts: Facts) -> int:
-        is_served = any(tool.type not in {"function", "custom"} for tool in request.tools or ())
-        if is_served or bodies.is_given(request.prediction) or bodies.is_given(request.web_search_options):
-            return bodies.context_bound(facts, "prediction, web_search_options or a server's own tool")
-        if not all(_is_text(message) for message in request.messages):
-            return bodies.context_bound(facts, "content other than text")
-        bound = len(final) if self._is_vendor else bodies.byte_bound(final) + bodies.CHAT_TEMPLATE
-        return bound + (bodies.TOOL_PROMPT if request.tools or bodies.is_given(request.functions) else 0)
 
     # The answer
 
@@ -243,7 +195,7 @@ class OpenAIProvider(Conversational):
             request_id=headers.get("x-request-id", ""),
             body=as_asked,
             original=original,
-            usage=self._usage(answer.usage),
+            usage=self._usage(answer.usage, prepared),
             finish=_finish_of(answer.choices),
             served_tier=answer.service_tier or "",
             headers=headers,
@@ -261,7 +213,8 @@ class OpenAIProvider(Conversational):
         """Ask for an answer in pieces; the last one carries the usage. Raises: ProviderError."""
         info = self._info(model_id)
         job = chat_job(messages, info, max_tokens=max_tokens, temperature=temperature, stop_sequences=stop_sequences)
-        fields = bodies.fields_of(self.prepare(job, facts_of(info)).body)
+        prepared = self.prepare(job, facts_of(info))
+        fields = bodies.fields_of(prepared.body)
         fields |= {"stream": Raw(b"true"), "stream_options": Raw(b'{"include_usage":true}')}
         usage: TokenUsage | None = None
         try:
@@ -276,7 +229,7 @@ class OpenAIProvider(Conversational):
             async with pieces:
                 async for piece in pieces:
                     if piece.usage:
-                        usage = self._usage(Raw(piece.usage.model_dump_json().encode()))
+                        usage = self._usage(Raw(piece.usage.model_dump_json().encode()), prepared)
                     if piece.choices and (text := piece.choices[0].delta.content):
                         yield StreamChunk(text)
         except Exception as error:  # noqa: BLE001 - whatever broke, the call may have been billed
@@ -309,19 +262,38 @@ class OpenAIProvider(Conversational):
     # The usage
 
     @staticmethod
-    def _usage(raw: Raw) -> TokenUsage | None:
-        """Make the counts disjoint: OpenAI's prompt_tokens include what was read from and written to a cache."""
+    def _usage(raw: Raw, prepared: Prepared) -> TokenUsage | None:
+        """Make the counts disjoint: OpenAI's prompt_tokens include what was read from and written to a cache.
+
+        What a usage leaves open is taken at its dearest: audio whose count is not told, audio that may have been
+        cached, writes of a request for the long-lived cache, fees, which no usage counts.
+        """
         if not bodies.is_given(raw):
             return None
         try:
             usage = _usage.decode(raw)
         except msgspec.DecodeError:
             return None  # an answer whose usage nobody can read is still an answer
-        details = usage.prompt_tokens_details or _InputDetails()
-        prompt = max(0, usage.prompt_tokens)
-        read = min(prompt, max(0, details.cached_tokens or usage.prompt_cache_hit_tokens or 0))
-        written = min(prompt - read, max(0, details.cache_write_tokens or 0))
-        return TokenUsage(prompt - read - written, max(0, usage.completion_tokens), read, written)
+        details, made = usage.prompt_tokens_details or _InputDetails(), usage.completion_tokens_details
+        prompt, answered = max(0, usage.prompt_tokens), max(0, usage.completion_tokens)
+        heard = details.audio_tokens
+        if heard is None:
+            heard = prompt if requests.has_audio(prepared.body) else 0
+        heard = min(prompt, max(0, heard))
+        read = min(prompt - heard, max(0, details.cached_tokens or usage.prompt_cache_hit_tokens or 0))
+        written = min(prompt - heard - read, max(0, details.cache_write_tokens or 0))
+        kept = details.cache_write_tokens_details
+        long = kept.ttl_12h_tokens if kept else written if requests.asks_long_cache(prepared.body) else 0
+        return TokenUsage(
+            prompt - read - written,
+            answered,
+            read,
+            written,
+            cache_write_1h_tokens=min(written, max(0, long or 0)),
+            media_input_tokens=heard,
+            media_output_tokens=min(answered, max(0, made.audio_tokens or 0)) if made else 0,
+            fees=tuple((fee.name, fee.most or 0) for fee in prepared.fees),
+        )
 
     # The errors
 
@@ -330,20 +302,6 @@ class OpenAIProvider(Conversational):
         if isinstance(error, openai.APIStatusError):
             return fate.rejected(self.provider_id, error.response, scrub=self._scrub)
         return fate.lost(self.provider_id, error, timeout_s=timeout_s, scrub=self._scrub)
-
-
-def _is_text(message: _Message) -> bool:
-    """Tell whether the bytes of a message bound its tokens."""
-    content = bytes(message.content)
-    if bodies.is_given(message.audio) or not content.startswith((b"[", b"{")):
-        return not bodies.is_given(message.audio)
-    try:
-        parts = _parts.decode(content)
-    except msgspec.DecodeError as error:
-        raise InputError(f"messages: content is neither text nor a list of parts: {error}") from None
-    if any(b"12h" in bytes(part.prompt_cache_breakpoint) for part in parts):
-        raise InputError("prompt_cache_breakpoint.ttl: cache writes for 12 hours have no known price")
-    return all(part.type in {"text", "refusal"} for part in parts)
 
 
 def _finish_of(choices: list[_Choice]) -> Finish:
