@@ -597,3 +597,36 @@ async def test_a_killed_process_goes_on_with_its_bill(tmp_path):
     finally:
         second.terminate()
         second.communicate(timeout=10)
+
+
+async def test_flex_costs_half_and_says_so():
+    async with rehearsal(output_tokens=(10, 10)) as (simulator, client, _):
+        answers = [await chat(client, service_tier=tier) for tier in ("flex", "default", "auto")]
+        bill = simulator.bill()
+    assert [answer.service_tier for answer in answers] == ["flex", "default", "default"]
+    flex, default = bill["by_tier"]["flex"], bill["by_tier"]["default"]
+    assert (flex["calls"], default["calls"]) == (1, 2)
+    assert flex["cost_nusd"] * 4 == default["cost_nusd"]
+    assert flex["cost_nusd"] + default["cost_nusd"] == bill["cost_nusd"]
+
+
+async def test_flex_has_no_room_or_serves_the_default_tier_in_its_share():
+    async with rehearsal(share_flex_full=0.4, share_flex_default=0.3) as (simulator, client, _):
+        seen = {"flex": 0, "default": 0, "full": 0}
+        for number in range(60):
+            try:
+                seen[(await chat(client, f"Say {number}.", service_tier="flex")).service_tier] += 1
+            except openai.RateLimitError as error:
+                seen["full" if error.code == "resource_unavailable" else "else"] += 1
+            assert (await chat(client, f"Say {number}.")).service_tier is None, "only flex is ever full"
+        bill = simulator.bill()
+    assert min(seen.values()) > 5
+    assert bill["faults"]["flex_full"] == seen["full"]
+    assert bill["by_tier"]["flex"]["calls"] == seen["flex"]
+    assert bill["by_tier"]["default"]["calls"] == seen["default"] + 60
+
+
+@pytest.mark.parametrize("shares", [(0.7, 0.7), (-0.1, 0), (0, 1.1)])
+def test_shares_of_flex_that_cannot_be(shares):
+    with pytest.raises(ValueError, match="shares of flex"):
+        Options(share_flex_full=shares[0], share_flex_default=shares[1])

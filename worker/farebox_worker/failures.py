@@ -7,6 +7,7 @@
 | 401, 403                                                           | stop_provider  | by the body | no      |
 | 402, quota, spend limit, credit balance                            | pause_provider | by the body | no      |
 | 429                                                                | pause_lane     | by the body | no      |
+| 429 resource_unavailable: the tier has no room                     | pause_lane     | by the body | no      |
 | 400, 404, 413, 422 and other 4xx, 3xx                              | fail           | by the body | yes     |
 | the connection could not be made                                   | retry          | release     | no      |
 | 500, 503, 529, 409 and other 5xx                                   | retry          | by the body | yes     |
@@ -15,8 +16,9 @@
 | a 200 that is no answer, any other exception                       | retry          | unconfirmed | yes     |
 
 "By the body": an error in the provider's own words was not billed, and is released; what a proxy or a stranger says
-proves nothing, and is unconfirmed. A counted retry after the last attempt fails. A retry or a paused lane after the
-second unconfirmed attempt of a job fails too: a job may leave no more than two bills in doubt.
+proves nothing, and is unconfirmed. A tier without room is waited for, longer each time. A counted retry after the last
+attempt fails. A retry or a paused lane after the second unconfirmed attempt of a job fails too: a job may leave no more
+than two bills in doubt.
 """
 
 from __future__ import annotations
@@ -50,6 +52,9 @@ RETRY_CAP_S = 60.0
 UNREACHABLE_CAP_S = 30.0
 LANE_PAUSE_S = 10.0  # when a 429 does not say how long
 LANE_PAUSE_CAP_S = 3_600.0  # then a probe
+NO_ROOM = "resource_unavailable"  # OpenAI's word when flex has no capacity (facts/sdks.md section 6.2)
+NO_ROOM_PAUSE_S = 1.0  # doubled with each refusal in a row
+NO_ROOM_CAP_S = 300.0
 PROVIDER_PAUSE_S = 300.0  # then a probe
 _NEVER_CERTAIN = frozenset({408, 499, 502, 504})  # may have been billed whatever the body says
 
@@ -99,6 +104,7 @@ def judge(
     attempts: int,
     doubts: int,
     max_attempts: int,
+    refusals: int = 1,
     random: Callable[[], float] = _random.random,
 ) -> Verdict:
     """Judge a failed attempt.
@@ -108,6 +114,7 @@ def judge(
         attempts: the job's counted attempts, this one included.
         doubts: the job's unconfirmed attempts before this one.
         max_attempts: how many counted attempts a job may have.
+        refusals: how often in a row the lane had no room, this time included.
         random: draws from [0, 1), for the jitter.
     """
     failure_class, action, counted = next(row[1:] for row in _ROWS if isinstance(error, row[0]))
@@ -115,11 +122,13 @@ def judge(
     message = str(error) or type(error).__name__
     if failure_class == "connection" and money == "release":
         failure_class, counted = "unreachable", False  # a network that is down is no fault of the job's
+    if failure_class == "rate_limit" and isinstance(error, ProviderError) and error.code == NO_ROOM:
+        failure_class = "no_room"
     if counted and action == "retry" and attempts >= max_attempts:
         action, message = "fail", f"{message} (attempt {attempts} of {max_attempts})"
     elif money == "unconfirmed" and action in {"retry", "pause_lane"} and doubts + 1 >= MAX_DOUBTS:
         action, message = "fail", f"{message} (whether {doubts + 1} attempts were billed is unknown)"
-    delay_s = _delay_s(error, action, failure_class, attempts, random)
+    delay_s = _delay_s(error, action, failure_class, refusals if failure_class == "no_room" else attempts, random)
     return Verdict(action, money, delay_s, counted, failure_class, message)
 
 
@@ -136,16 +145,19 @@ def _money(error: Exception) -> Money:
 
 
 def _delay_s(
-    error: Exception, action: Action, failure_class: str, attempts: int, random: Callable[[], float]
+    error: Exception, action: Action, failure_class: str, times: int, random: Callable[[], float]
 ) -> float | None:
     """Say how long to wait: the provider's word where it gave one, else a time with jitter."""
     if action == "pause_provider":
         return PROVIDER_PAUSE_S
     if action == "pause_lane":
         told = error.retry_after if isinstance(error, ProviderRateLimitError) else None
-        return min(told, LANE_PAUSE_CAP_S) if told is not None else LANE_PAUSE_S * (0.5 + random())
+        if told is not None:
+            return min(told, LANE_PAUSE_CAP_S)
+        grown_s = min(NO_ROOM_CAP_S, NO_ROOM_PAUSE_S * 2.0 ** min(times - 1, 16))
+        return (grown_s if failure_class == "no_room" else LANE_PAUSE_S) * (0.5 + random())
     if action != "retry":
         return None
     if failure_class == "unreachable":
         return RETRY_BASE_S + (UNREACHABLE_CAP_S - RETRY_BASE_S) * random()
-    return min(RETRY_CAP_S, RETRY_BASE_S * 2.0 ** min(attempts, 16)) * random()
+    return min(RETRY_CAP_S, RETRY_BASE_S * 2.0 ** min(times, 16)) * random()

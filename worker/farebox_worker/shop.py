@@ -8,6 +8,7 @@ from typing import Self
 
 from farebox.errors import FareboxError
 from farebox_worker.catalogue import Catalogue
+from farebox_worker.events import event
 from farebox_worker.prices import PriceTable
 from farebox_worker.providers.factory import make_provider
 from farebox_worker.routes import Routes
@@ -56,8 +57,9 @@ class Shop:
             try:
                 adapters.append(self.routes.adapter(provider_id))
             except FareboxError as error:
-                log.warning("%s", error)
+                log.warning("%s", error, extra=event("provider_unlisted", provider=provider_id, why=str(error)))
         failed = await self.catalogue.discover(adapters, timeout_s=DISCOVERY_S) if adapters else {}
         for provider_id, reason in failed.items():
-            log.warning("provider %s does not say which models it has: %s", provider_id, reason)
+            extra = event("provider_unlisted", provider=provider_id, why=reason)
+            log.warning("provider %s does not say which models it has: %s", provider_id, reason, extra=extra)
         return failed

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import msgspec
 
 from farebox.batch import Batch
 from farebox.errors import InputError
+from farebox.ledger import GLOBAL
 from farebox.money import dollars_from_nusd, nusd_from_usd
 from farebox_worker.cli.options import (
     USD,
@@ -23,18 +26,21 @@ from farebox_worker.cli.options import (
     run_async,
     say,
 )
+from farebox_worker.cli.place import at_the_earlier_place
 from farebox_worker.cli.summary import ending_json, print_ending
 from farebox_worker.files.output import OutputFile, default_output
 from farebox_worker.files.sidecar import Sidecar
 from farebox_worker.files.summary import bad_line_report
+from farebox_worker.files.written import ForeignFileError
 from farebox_worker.process import Process
 from farebox_worker.run import place as places
 from farebox_worker.run.crew import Crew
 from farebox_worker.run.feed import Feed
 from farebox_worker.run.follow import Follow
+from farebox_worker.run.forecast import Prospect, look_ahead, seen_before
 from farebox_worker.run.job import Ending, MainJob
-from farebox_worker.run.plan import Ask, Plan, Planner
-from farebox_worker.run.screen import Screen
+from farebox_worker.run.plan import TIER_HELP, TIERS, Ask, Plan, Planner
+from farebox_worker.run.screen import Screen, about
 from farebox_worker.session import Session, open_session
 from farebox_worker.settings import Settings
 from farebox_worker.shop import Shop
@@ -47,9 +53,14 @@ from farebox_worker.shop import Shop
 @click.option("--provider", metavar="P", help="Whose model a bare name is.")
 @click.option("--budget", type=USD, metavar="USD", help="Hard limit of this run in dollars.")
 @click.option("--no-budget", is_flag=True, help="Run paid models without a limit.")
-@click.option("--first", type=click.IntRange(min=1), metavar="N", help="Only the first N lines.")
+@click.option(
+    "--first",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Only the next N lines without an answer; says what the rest will cost.",
+)
 @click.option("--max-tokens", type=click.IntRange(min=1), metavar="N", help="Output cap of lines that have none.")
-@click.option("--tier", type=click.Choice(["standard", "flex"]), default="standard", show_default=True)
+@click.option("--tier", type=click.Choice(TIERS), default="standard", show_default=True, help=TIER_HELP)
 @click.option("--tag", "tags", multiple=True, help="Count the cost under this tag too; repeatable.")
 @click.option("--drop-params", metavar="A,B", default="", help="Drop these where a provider cannot say them.")
 @click.option("--concurrency", type=click.IntRange(1, 10_000), metavar="N", help="Calls at once per lane and process.")
@@ -85,7 +96,7 @@ class Flags(msgspec.Struct, frozen=True, kw_only=True):
     no_budget: bool
     first: int | None
     max_tokens: int | None
-    tier: Any
+    tier: str
     tags: tuple[str, ...]
     drop_params: str
     concurrency: int | None
@@ -108,7 +119,7 @@ async def _run(settings: Settings, source: Path, flags: Flags, *, as_json: bool)
         settings = msgspec.structs.replace(settings, worker=worker)
     out_path = flags.output or default_output(source)
     known = places.earlier(out_path)
-    settings = _at_the_earlier_place(settings, known)
+    settings = at_the_earlier_place(settings, known)
     ask = Ask(
         source,
         flags.model,
@@ -128,10 +139,18 @@ async def _run(settings: Settings, source: Path, flags: Flags, *, as_json: bool)
             return _tell_plan(plan, source, as_json=as_json)
         with Screen(is_quiet=flags.quiet) as screen:
             async with open_session(settings, creates=True) as session:
+                await session.ledger.epoch()  # refused before the file is judged
                 limit = await _limit_nusd(session, flags, known)
-                plan = _judge(planner, flags, screen, limit_nusd=limit)
-                _refuse_without_budget(plan, flags, limit)
-                with OutputFile.open(out_path, overwrite=flags.overwrite, source=source) as out:
+                with ExitStack() as stack:
+                    earlier = _earlier_output(out_path, flags, source)
+                    if earlier:
+                        stack.enter_context(earlier)
+                    is_done = places.done_before(known, session.namespace, earlier)
+                    plan = _judge(planner, flags, screen, limit_nusd=limit, is_done=is_done)
+                    _refuse_without_budget(plan, flags, limit)
+                    out = earlier or stack.enter_context(
+                        OutputFile.open(out_path, overwrite=flags.overwrite, source=source)
+                    )
                     ending = await _work(session, shop, planner, plan, out, screen, flags, known)
     if as_json:
         print_json(ending_json(ending, plan))
@@ -158,8 +177,17 @@ async def _work(  # noqa: PLR0913, PLR0917 - everything a run needs is made abov
         await session.ledger.set_limit(f"batch:{batch.batch_id}", _nusd(flags.budget))
     await places.leave_out(batch, planner.lines(), screen)
     await places.handle_changed(batch, out, planner.lines(), screen, is_redo=flags.redo)
+    known_lengths = await seen_before(session.ledger, {model_ref for model_ref, _ in (*plan.asked, *plan.rest)})
+    prospect = Prospect(plan.asked, plan.done, plan.rest, known_lengths)
+    await _warn_of_the_end(batch, prospect, plan, out, screen)
     follow = Follow(batch, out)
-    feed = Feed(batch, planner.lines(), is_done=out.done.contains, outstanding=follow.outstanding)
+    feed = Feed(
+        batch,
+        planner.lines(),
+        is_done=out.done.contains,
+        outstanding=follow.outstanding,
+        done=plan.done_later,
+    )
     processes = flags.processes if session.server or flags.with_worker else 0
     crew = Crew(
         lambda batch_id: Process(session.redis, settings, shop.routes, only_batch=batch_id, handle_signals=False),
@@ -174,27 +202,59 @@ async def _work(  # noqa: PLR0913, PLR0917 - everything a run needs is made abov
         follow,
         crew,
         screen,
-        total=plan.summary.good,
+        total=plan.lines_done + plan.lines_asked,
         retention=settings.retention,
         revive=session.revive,
-        most_failures=_most_failures(flags.max_failures, plan.summary.good),
+        prospect=prospect,
+        most_failures=_most_failures(flags.max_failures, plan.lines_done + plan.lines_asked),
     )
     return await job.do()
 
 
+def _earlier_output(path: Path, flags: Flags, source: Path) -> OutputFile | None:
+    """Open what an earlier run wrote; None when there is nothing of ours, and --overwrite may replace it."""
+    if not path.exists():
+        return None
+    with suppress(ForeignFileError) if flags.overwrite else ExitStack():
+        return OutputFile.open(path, source=source)
+    return None
+
+
+async def _warn_of_the_end(batch: Batch, prospect: Prospect, plan: Plan, out: OutputFile, screen: Screen) -> None:
+    """Say it when what is expected passes the budget, before anything is sent."""
+    left = prospect.left(out.tally)
+    own = (await batch.progress()).scope
+    limits = await batch.ledger.limits([GLOBAL, own.name])
+    ends_at = look_ahead(left, plan.lines_done, own, *limits).ends_at
+    if ends_at is None:
+        return
+    what = "these lines" if plan.lines_asked == plan.summary.good else f"these {plan.lines_asked:,} lines"
+    screen.say(
+        f"{what} are expected to cost about {about(left.expected_nusd)}, at most {about(left.worst_nusd)}: the budget "
+        f"ends after about {ends_at:,} answers. Then the rest waits, and a larger --budget goes on."
+    )
+
+
 async def _limit_nusd(session: Session, flags: Flags, known: Sidecar | None) -> int | None:
-    """The least of the limits that will hold: the global one, and the run's own, given now or earlier."""
+    """The least of the limits that will hold: the global ones, and the run's own, given now or earlier."""
     own = _nusd(flags.budget)
     if own is None and known is not None and not flags.no_budget:
         own = (await session.ledger.scope(f"batch:{known.batch_id}")).limit_nusd
-    overall = (await session.ledger.scope()).limit_nusd
-    return min((limit for limit in (overall, own) if limit is not None), default=None)
+    overall = [limit.limit_nusd for limit in await session.ledger.limits([GLOBAL])]
+    return min(overall if own is None else [own, *overall], default=None)
 
 
-def _judge(planner: Planner, flags: Flags, screen: Screen, *, limit_nusd: int | None) -> Plan:
-    plan = planner.judge(limit_nusd=limit_nusd, on_lines=screen.reading)
+def _judge(
+    planner: Planner,
+    flags: Flags,
+    screen: Screen,
+    *,
+    limit_nusd: int | None,
+    is_done: Callable[[str], bool] = lambda _: False,
+) -> Plan:
+    plan = planner.judge(limit_nusd=limit_nusd, on_lines=screen.reading, is_done=is_done)
     source = planner.path
-    report = bad_line_report(source, plan.summary)
+    report = bad_line_report(source, plan.summary, advice=plan.misfits.advice() if plan.misfits else "")
     if report and flags.skip_invalid:
         say(report)
     elif report:
@@ -209,7 +269,7 @@ def _refuse_without_budget(plan: Plan, flags: Flags, limit_nusd: int | None) -> 
         return
     unknown = f" (and no price is known for {', '.join(sorted(plan.unpriced))})" if plan.unpriced else ""
     raise InputError(
-        f"no budget: these {plan.summary.good:,} jobs can cost up to {dollars_from_nusd(plan.worst_nusd)}{unknown}. "
+        f"no budget: these {plan.lines_asked:,} jobs can cost up to {dollars_from_nusd(plan.worst_nusd)}{unknown}. "
         "Say what they may cost with --budget USD, or run without a limit with --no-budget."
     )
 
@@ -231,14 +291,6 @@ def _most_failures(text: str | None, total: int) -> int | None:
         raise click.UsageError(f"--max-failures takes a number or a percentage, not {text!r}.") from None
 
 
-def _at_the_earlier_place(settings: Settings, known: Sidecar | None) -> Settings:
-    """Go on in the data directory of the earlier run, wherever this one was started."""
-    if known is None or known.data_dir is None or settings.has_own_place:
-        return settings
-    redis = msgspec.structs.replace(settings.redis, data_dir=Path(known.data_dir))
-    return msgspec.structs.replace(settings, redis=redis)
-
-
 def _nusd(usd: float | None) -> int | None:
     return None if usd is None else nusd_from_usd(usd)
 
@@ -247,7 +299,7 @@ def _tell_plan(plan: Plan, source: Path, *, as_json: bool) -> int:
     if as_json:
         print_json(
             {
-                "jobs": plan.summary.good,
+                "jobs": plan.lines_asked,
                 "bad_lines": plan.summary.bad,
                 "worst_nusd": plan.worst_nusd,
                 "worst_usd": plan.worst_nusd / 1e9,
@@ -257,5 +309,5 @@ def _tell_plan(plan: Plan, source: Path, *, as_json: bool) -> int:
                 "models": {ref: totals.jobs for ref, totals in plan.summary.models.items()},
             }
         )
-    say(f"{source}: {plan.summary.good:,} jobs, at most {dollars_from_nusd(plan.worst_nusd)}; nothing was sent.")
+    say(f"{source}: {plan.lines_asked:,} jobs, at most {dollars_from_nusd(plan.worst_nusd)}; nothing was sent.")
     return 0

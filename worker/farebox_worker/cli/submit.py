@@ -17,6 +17,7 @@ from farebox.records import Tier
 from farebox_worker.cli.options import USD, common, json_option, log_to_stderr, print_json, run_async, say
 from farebox_worker.files.lines import Line, read_jobs
 from farebox_worker.files.summary import bad_line_report, summarize
+from farebox_worker.run.plan import CHEAPEST, TIER_HELP, TIERS
 from farebox_worker.session import open_session
 from farebox_worker.settings import Settings
 from farebox_worker.shop import Shop
@@ -38,7 +39,7 @@ class _Named:
 @click.option("--priority", type=click.IntRange(0, 9), default=0, show_default=True, help="9 goes first.")
 @click.option("--tag", "tags", multiple=True, help="Count the cost under this tag too; repeatable.")
 @click.option("--max-tokens", type=click.IntRange(min=1), metavar="N", help="Output cap of lines that have none.")
-@click.option("--tier", type=click.Choice(["standard", "flex"]), default="standard", show_default=True)
+@click.option("--tier", type=click.Choice(TIERS), default="standard", show_default=True, help=TIER_HELP)
 @click.option("--drop-params", metavar="A,B", default="", help="Drop these where a provider cannot say them.")
 @click.option("--skip-invalid", is_flag=True, help="Leave bad lines out instead of refusing the file.")
 @json_option
@@ -53,7 +54,7 @@ def submit(  # noqa: PLR0913, PLR0917 - the flags of a command
     priority: int,
     tags: tuple[str, ...],
     max_tokens: int | None,
-    tier: Tier,
+    tier: str,
     drop_params: str,
     skip_invalid: bool,
     as_json: bool,
@@ -76,11 +77,20 @@ def submit(  # noqa: PLR0913, PLR0917 - the flags of a command
                 return _Named(name)
             raise
 
+    def cheapest(model_ref: str) -> Tier:
+        if model_ref.partition(":")[0] not in settings.providers:
+            raise InputError(
+                f"--tier cheapest: nothing is known here of the provider of {model_ref}: configure it, or choose "
+                "--tier standard or flex"
+            )
+        return shop.catalogue.cheapest_tier(model_ref)
+
+    chosen: Tier | Callable[[str], Tier] = cheapest if tier == CHEAPEST else "flex" if tier == "flex" else "standard"
     drops = tuple(name.strip() for name in drop_params.split(",") if name.strip())
 
     def lines() -> Iterator[Line]:
         return read_jobs(
-            source, resolve=resolve, model=model, provider=provider, max_tokens=max_tokens, tier=tier, tags=tags,
+            source, resolve=resolve, model=model, provider=provider, max_tokens=max_tokens, tier=chosen, tags=tags,
             drop_params=drops,
         )  # fmt: skip
 

@@ -10,14 +10,16 @@ from rich.console import Console
 from rich.table import Table
 
 from farebox.connection import shown
-from farebox.ledger import Scope
+from farebox.ledger import Limit, Scope
 from farebox.money import dollars_from_nusd, usd_from_nusd
+from farebox_worker.files.tally import Tally
+from farebox_worker.run.forecast import Cost
 from farebox_worker.run.job import Ending
 from farebox_worker.run.plan import Plan
-from farebox_worker.run.screen import money_line
+from farebox_worker.run.screen import about, money_line
 
 
-def money_fields(scope: Scope) -> dict[str, int | float | None]:
+def money_fields(scope: Scope | Limit) -> dict[str, int | float | None]:
     """A scope's money as JSON fields, each in nano-dollars and in dollars."""
     amounts = {
         "limit": scope.limit_nusd,
@@ -27,6 +29,15 @@ def money_fields(scope: Scope) -> dict[str, int | float | None]:
     }
     fields: dict[str, int | float | None] = {f"{name}_nusd": nusd for name, nusd in amounts.items()}
     fields |= {f"{name}_usd": None if nusd is None else usd_from_nusd(nusd) for name, nusd in amounts.items()}
+    return fields
+
+
+def cost_fields(cost: Cost) -> dict[str, int | float]:
+    """What jobs will cost as JSON fields, each in nano-dollars and in dollars."""
+    amounts = {"low": cost.low_nusd, "expected": cost.expected_nusd, "worst": cost.worst_nusd}
+    fields: dict[str, int | float] = {"jobs": cost.jobs, "unpriced": cost.unpriced}
+    for name, nusd in amounts.items():
+        fields |= {f"{name}_nusd": nusd, f"{name}_usd": usd_from_nusd(nusd)}
     return fields
 
 
@@ -44,15 +55,23 @@ def ending_json(ending: Ending, plan: Plan) -> dict[str, object]:
         **money_fields(ending.scope),
         "input_tokens": tally.input_tokens,
         "output_tokens": tally.output_tokens,
+        "saved_nusd": tally.saved_nusd,
+        "saved_usd": usd_from_nusd(tally.saved_nusd),
+        "served": {tier: count for tier, count in tally.served.items() if count},
         "truncated": tally.finishes["truncated"],
         "finishes": dict(tally.finishes),
         "by_model": {
             ref: {"jobs": model.jobs, "failed": model.failed, "input_tokens": model.input_tokens,
                   "output_tokens": model.output_tokens, "cost_nusd": model.cost_nusd,
-                  "cost_usd": usd_from_nusd(model.cost_nusd)}
+                  "cost_usd": usd_from_nusd(model.cost_nusd), "saved_nusd": model.saved_nusd,
+                  "saved_usd": usd_from_nusd(model.saved_nusd)}
             for ref, model in tally.models.items()
         },
         "skipped": plan.summary.bad,
+        "lines": plan.summary.good,
+        "left_cost": cost_fields(ending.ahead),
+        "later": plan.lines_left_for_later,
+        "later_cost": cost_fields(ending.later),
         "reason": ending.reason,
         "wall_s": round(ending.wall_s, 3),
         "exit_code": ending.exit_code,
@@ -74,6 +93,8 @@ def print_ending(ending: Ending, plan: Plan, out: Path, source: Path) -> None:
     console.print(_money(ending.scope), soft_wrap=True)
     for note in _notes(ending, plan):
         console.print(note, markup=False, soft_wrap=is_whole)
+    if plan.lines_left_for_later:
+        console.print(_what_is_left_out(ending, plan), markup=False, soft_wrap=is_whole)
     if ending.exit_code not in (0, 3):
         words, again = _what_now(ending, source)
         console.print(words, markup=False, soft_wrap=is_whole)
@@ -111,6 +132,7 @@ def _money(scope: Scope) -> str:
 def _notes(ending: Ending, plan: Plan) -> list[str]:
     tally = ending.tally
     notes = []
+    notes += _saved(tally)
     if plan.pretend:
         notes.append(f"{', '.join(sorted(plan.pretend))}: a pretend price, nothing was paid.")
     kinds = {"truncated": "cut off at their output cap", "refused": "refused", "filtered": "filtered"}
@@ -134,10 +156,31 @@ def _notes(ending: Ending, plan: Plan) -> list[str]:
     return notes
 
 
+def would_cost(cost: Cost) -> str:
+    """Say what jobs would cost."""
+    unpriced = f", not counting {cost.unpriced:,} without a known price" if cost.unpriced else ""
+    return f"about {about(cost.expected_nusd)}, at most {about(cost.worst_nusd)}{unpriced}"
+
+
+def _what_is_left_out(ending: Ending, plan: Plan) -> str:
+    answered, rest = ending.total - ending.left, plan.lines_left_for_later
+    return (
+        f"{answered:,} of {plan.summary.good:,} answered; the {f'{rest:,} others' if rest > 1 else 'other one'} would "
+        f"cost {would_cost(ending.later)}: run the same command without --first."
+    )
+
+
+def _saved(tally: Tally) -> list[str]:
+    served = ", ".join(f"{count:,} served {tier}" for tier, count in tally.served.most_common() if count)
+    verb, amount = ("saved", tally.saved_nusd) if tally.saved_nusd >= 0 else ("cost more by", -tally.saved_nusd)
+    told = f"Tier flex {verb} {dollars_from_nusd(amount)} against the standard price ({served})."
+    return [told] if served else []
+
+
 def _what_now(ending: Ending, source: Path) -> tuple[str, bool]:
     """Say why it is not done, and whether the same command goes on."""
     if ending.is_interrupted:
-        return f"Interrupted; {ending.left:,} lines are left. Go on with:", True
+        return f"Interrupted; {ending.left:,} lines are left, {would_cost(ending.ahead)}. Go on with:", True
     if ending.reason:
         return f"Stopped: {ending.reason}. {ending.left:,} lines are left; nothing is lost. Go on with:", True
     scope, need = ending.blocked or ("", 0)
@@ -145,5 +188,6 @@ def _what_now(ending: Ending, source: Path) -> tuple[str, bool]:
     command = "with a larger --budget" if scope.startswith("batch:") else "after `farebox budget set USD`"
     return (
         f"Parked at {limit}: {ending.parked:,} lines of {source.name} wait for money, and the next needs "
-        f"{dollars_from_nusd(need)} at most. Nothing is lost: run the same command again {command}."
+        f"{dollars_from_nusd(need)} at most; all of them would cost {would_cost(ending.ahead)}. Nothing is lost: run "
+        f"the same command again {command}."
     ), False

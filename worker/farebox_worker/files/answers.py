@@ -35,11 +35,13 @@ class _Own(msgspec.Struct, omit_defaults=True, kw_only=True):
     batch: str = ""
     model_ref: str
     tier: Tier
+    served_tier: str = ""
     outcome: Outcome
     finish: Finish
     attempts: int
     cost_usd: msgspec.Raw
     cost_nusd: int
+    saved_nusd: int = 0
     unconfirmed_nusd: int = 0
     usage: _Usage
     latency_ms: int
@@ -96,11 +98,13 @@ def _own(job_id: str, result: Result, batch_id: str) -> _Own:
         batch=batch_id,
         model_ref=result.model_ref,
         tier=result.tier,
+        served_tier=result.served_tier,
         outcome=result.outcome,
         finish=result.finish,
         attempts=result.attempts,
         cost_usd=msgspec.Raw(_decimal_usd(result.cost_nusd)),
         cost_nusd=result.cost_nusd,
+        saved_nusd=result.saved_nusd,
         unconfirmed_nusd=result.unconfirmed_nusd,
         usage=_Usage(result.input_tokens, result.output_tokens, result.cache_read_tokens, result.cache_write_tokens),
         latency_ms=result.latency_ms,

@@ -59,7 +59,7 @@ def read_jobs(  # noqa: PLR0913 - the flags of `farebox run` and `submit` that s
     model: str | None = None,
     provider: str | None = None,
     max_tokens: int | None = None,
-    tier: Tier = "standard",
+    tier: Tier | Callable[[str], Tier] = "standard",
     tags: Sequence[str] = (),
     drop_params: Sequence[str] = (),
     check: Callable[[Job], object] | None = None,
@@ -73,7 +73,8 @@ def read_jobs(  # noqa: PLR0913 - the flags of `farebox run` and `submit` that s
         model: overrides every line's own model.
         provider: says whose model a bare name is.
         max_tokens: the output cap in tokens for bodies that have none.
-        tier: the tier of lines whose `service_tier` names neither `flex` nor `default`.
+        tier: the tier of lines whose `service_tier` names neither `flex` nor `default`, or what chooses it for a
+            model_ref.
         tags: the tags of every job, before the line's own.
         drop_params: parameters that may be dropped when the provider's API cannot say them.
         check: raises a FareboxError for a job that cannot run (no price, untranslatable, never fits).
@@ -81,8 +82,9 @@ def read_jobs(  # noqa: PLR0913 - the flags of `farebox run` and `submit` that s
 
     Raises: InputError when the file cannot be opened or read.
     """
-    template = Job(VERSION, "", "", "chat", b"", max_tokens, tier, tuple(tags), tuple(drop_params))
-    judge = _Judge(template, lambda name: resolve(name, provider), model, check)
+    template = Job(VERSION, "", "", "chat", b"", max_tokens, "standard", tuple(tags), tuple(drop_params))
+    choose = tier if callable(tier) else lambda _: tier
+    judge = _Judge(template, lambda name: resolve(name, provider), choose, model, check)
     try:
         with opener() if opener else Path(path).open("rb", buffering=_BUFFER_BYTES) as file:
             for number, raw in _numbered(file):
@@ -113,11 +115,13 @@ class _Judge:
         self,
         template: Job,
         resolve: Callable[[str], ResolvedModel],
+        choose: Callable[[str], Tier],
         model: str | None,
         check: Callable[[Job], object] | None,
     ) -> None:
         self._template = template
         self._resolve = lru_cache(maxsize=1024)(lambda name: _resolved(resolve, name))
+        self._choose = lru_cache(maxsize=1024)(choose)
         self._model = model
         self._check = check
         self._first_lines = NameTable()
@@ -146,15 +150,15 @@ class _Judge:
         api, body = shape.batch_body(members) if shape.is_batch(members) else ("chat", shape.short_body(members))
         name = body.pop("model", None)
         shape.judge_body(body)
-        template = self._template
+        template, model_ref = self._template, self._model_ref(name)
         return Job(
             VERSION,
             custom_id,
-            self._model_ref(name),
+            model_ref,
             api,
             _encode(body),
             template.max_tokens,
-            _tier(body, template.tier),
+            _own_tier(body) or self._choose(model_ref),
             template.tags if own is None else tuple(dict.fromkeys(template.tags + shape.own_tags(own))),
             template.drop_params,
         )
@@ -168,10 +172,10 @@ class _Judge:
         return model_ref
 
 
-def _tier(body: Members, otherwise: Tier) -> Tier:
-    """The body's own `service_tier` wins where it names a lane of ours."""
+def _own_tier(body: Members) -> Tier | None:
+    """Read the body's own `service_tier`, where it names a lane of ours."""
     named = body.get("service_tier")
-    return otherwise if named is None else _TIERS.get(bytes(named), otherwise)
+    return None if named is None else _TIERS.get(bytes(named))
 
 
 def _resolved(resolve: Callable[[str], ResolvedModel], name: str) -> tuple[str, str]:

@@ -22,7 +22,7 @@ class ReadOptions(TypedDict, total=False):
     model: str | None
     provider: str | None
     max_tokens: int | None
-    tier: Tier
+    tier: Tier | Callable[[str], Tier]
     tags: Sequence[str]
     drop_params: Sequence[str]
     check: Callable[[Job], object] | None
@@ -80,10 +80,10 @@ def validate(path: str | Path, **options: Unpack[ReadOptions]) -> Summary:
     return summarize(read_jobs(path, **options))
 
 
-def bad_line_report(path: str | Path, summary: Summary, *, shown: int = SHOWN) -> str:
+def bad_line_report(path: str | Path, summary: Summary, *, shown: int = SHOWN, advice: str = "") -> str:
     """Write the bad lines for people, one `file:line: message` each; "" when there are none.
 
-    Many neighbours with one message are told as one.
+    Many neighbours with one message are told as one; `advice` ends it.
     """
     if not summary.bad:
         return ""
@@ -97,4 +97,6 @@ def bad_line_report(path: str | Path, summary: Summary, *, shown: int = SHOWN) -
             lines.append(f"{path}:{numbers[0]}: {error} (and {len(numbers) - 1} more like it, to line {numbers[-1]})")
     if more := summary.bad - len(told):
         lines.append(f"and {more:,} more")
+    if advice:
+        lines.append(advice)
     return "\n".join(lines)

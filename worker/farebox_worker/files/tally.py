@@ -27,6 +27,9 @@ class Note(msgspec.Struct, frozen=True):
     model_ref: str = ""
     finish: Finish = ""
     usage: NotedUsage = NotedUsage()
+    tier: str = "standard"
+    served_tier: str = ""
+    saved_nusd: int = 0
     error_code: str = ""
     error_message: str = ""
 
@@ -36,19 +39,25 @@ class ModelTally:
     """One model's part. Money in nano-dollars."""
 
     jobs: int = 0
+    answered: int = 0
     failed: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
     cost_nusd: int = 0
+    saved_nusd: int = 0
 
 
 @dataclass(slots=True)
 class Tally:
-    """The counts; every note that was counted can be taken out again. `examples` keeps one message per cause."""
+    """The counts; every note that was counted can be taken out again.
+
+    `examples` keeps one message per cause, `served` the tiers that served the jobs that asked for flex.
+    """
 
     outcomes: Counter[str] = field(default_factory=Counter)
     finishes: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
+    served: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
     models: dict[str, ModelTally] = field(default_factory=dict)
 
@@ -62,10 +71,14 @@ class Tally:
             self.examples.setdefault(note.error_code, note.error_message)
         model = self.models.setdefault(note.model_ref, ModelTally())
         model.jobs += by
+        model.answered += by * (note.outcome == "succeeded")
         model.failed += by * (note.outcome == "failed")
         model.input_tokens += by * note.usage.input_tokens
         model.output_tokens += by * note.usage.output_tokens
         model.cost_nusd += by * note.cost_nusd
+        model.saved_nusd += by * note.saved_nusd
+        if note.tier != "standard" and note.outcome == "succeeded":
+            self.served[note.served_tier or "untold"] += by
 
     @property
     def input_tokens(self) -> int:
@@ -81,3 +94,8 @@ class Tally:
     def cost_nusd(self) -> int:
         """All known cost, in nano-dollars."""
         return sum(model.cost_nusd for model in self.models.values())
+
+    @property
+    def saved_nusd(self) -> int:
+        """What all would have cost more at standard prices, in nano-dollars."""
+        return sum(model.saved_nusd for model in self.models.values())

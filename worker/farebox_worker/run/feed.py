@@ -22,15 +22,22 @@ class Feed:
         batch: where to.
         lines: the file's lines; bad ones and done ones are passed over.
         is_done: tells whether a job id has its line in OUT.
+        done: answered lines that are not among `lines`.
         outstanding: job ids that were submitted and have no line yet; whoever writes their lines takes them out.
 
     Attributes:
         sent: jobs handed to the bus by this run, those included that it knew already.
-        done: lines that were passed over because they have their answer.
+        done: lines that have their answer: given, and passed over.
     """
 
     def __init__(
-        self, batch: Batch, lines: Iterable[Line], *, is_done: Callable[[str], bool], outstanding: set[str]
+        self,
+        batch: Batch,
+        lines: Iterable[Line],
+        *,
+        is_done: Callable[[str], bool],
+        outstanding: set[str],
+        done: int = 0,
     ) -> None:
         self._batch = batch
         self._lines = lines
@@ -39,7 +46,7 @@ class Feed:
         self._bytes = 0
         self._numbers: dict[str, int] = {}
         self.sent = 0
-        self.done = 0
+        self.done = done
 
     async def run(self) -> None:
         """Submit everything. Raises: InputError naming the lines whose body changed since they were submitted."""

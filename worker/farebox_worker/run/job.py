@@ -6,19 +6,20 @@ import asyncio
 import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from farebox.batch import Batch, Progress
 from farebox.connection import AWAY
-from farebox.errors import ServerError
-from farebox.ledger import Scope
+from farebox.errors import FareboxError, ServerError
+from farebox.ledger import GLOBAL, Scope, parts_of_limit
 from farebox_worker.files.output import OutputFile
 from farebox_worker.files.tally import Tally
 from farebox_worker.outage import Outage
 from farebox_worker.run.crew import Crew
 from farebox_worker.run.feed import Feed
 from farebox_worker.run.follow import Follow
+from farebox_worker.run.forecast import Cost, Prospect, look_ahead
 from farebox_worker.run.screen import Screen, Sight
 from farebox_worker.settings import RetentionSettings
 
@@ -32,7 +33,8 @@ class Ending:
     """How a run ended.
 
     `parked` counts the lines that wait for money, at the limit of scope `blocked[0]`, which would have to leave room
-    for `blocked[1]` nano-dollars. `left` counts lines without an answer; `reason` is set when it gave up.
+    for `blocked[1]` nano-dollars. `left` counts lines without an answer, `ahead` is what those will cost, and `later`
+    what the lines that were not asked this time will; `reason` is set when it gave up.
     """
 
     total: int
@@ -45,6 +47,8 @@ class Ending:
     capped_by_default: int = 0
     is_interrupted: bool = False
     reason: str = ""
+    ahead: Cost = field(default_factory=Cost)
+    later: Cost = field(default_factory=Cost)
     wall_s: float = 0.0
 
     @property
@@ -68,6 +72,7 @@ class MainJob:
         feed: submits the rest; `follow`: writes the results; `crew`: does the work; `screen`: shows it.
         total: how many lines are to be answered.
         revive: brings the server back when it can be.
+        prospect: knows what is to be asked, and guesses what it will cost.
         most_failures: stop when so many jobs of this run failed; None never stops.
     """
 
@@ -83,6 +88,7 @@ class MainJob:
         total: int,
         retention: RetentionSettings,
         revive: Callable[[], Awaitable[None]],
+        prospect: Prospect,
         most_failures: int | None = None,
     ) -> None:
         self._batch = batch
@@ -93,6 +99,7 @@ class MainJob:
         self._screen = screen
         self._retention = retention
         self._revive = revive
+        self._prospect = prospect
         self._most_failures = most_failures
         self._signals = 0
         self._is_stopping = self._is_sealed = False
@@ -112,6 +119,10 @@ class MainJob:
             except ServerError:
                 self._crew.leave()  # nothing can be settled any more
                 raise
+            except FareboxError:
+                with suppress(*AWAY):
+                    await self._batch.ledger.epoch()  # a ledger that is gone explains whatever else is missing
+                raise
             finally:
                 self._is_stopping = True
                 feeding.cancel()
@@ -127,6 +138,8 @@ class MainJob:
             ending.parked = ending.left
         elif ending.left and not ending.is_interrupted and not ending.reason:
             ending.reason = f"{ending.left} lines have no answer"
+        ending.ahead = self._prospect.left(ending.tally) if ending.left else Cost()
+        ending.later = self._prospect.after(ending.tally)
         ending.wall_s = time.monotonic() - began
         return ending
 
@@ -197,9 +210,11 @@ class MainJob:
         progress = await self._batch.progress()
         self._note(progress)
         total, tally, written = self._ending.total, self._ending.tally, self._follow.written
-        self._screen.show(
-            Sight(self._done, written, total, running, parked, progress.scope, tally, self._crew.errors()[-3:])
-        )
+        errors, outlook = self._crew.errors()[-3:], None
+        if tally.outcomes["succeeded"]:
+            limits = await self._batch.ledger.limits([GLOBAL, progress.scope.name])
+            outlook = look_ahead(self._prospect.left(tally), self._done, progress.scope, *limits)
+        self._screen.show(Sight(self._done, written, total, running, parked, progress.scope, tally, errors, outlook))
         if waiting + running and not written and not self._signals:
             lanes = await self._batch.lanes()
             if self._crew.unreachable(lanes, for_s=UNREACHABLE_S):
@@ -224,7 +239,7 @@ class MainJob:
         """Everything waits for money. It is over when no call elsewhere can still give some back."""
         parked = await self._batch.parked()
         for _, scope, _ in parked:
-            if (await self._batch.ledger.scope(scope)).held_nusd:
+            if (await self._batch.ledger.scope(parts_of_limit(scope)[0])).held_nusd:
                 return False
         if parked:
             _, scope, need = min(parked, key=lambda entry: entry[2])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from farebox.batch import Batch
 from farebox.errors import InputError
 from farebox.ledger import GLOBAL
 from farebox.money import dollars_from_nusd
+from farebox.records import job_id as name_job
 from farebox_worker.bus.withdraw import withdraw
 from farebox_worker.files import sidecar as sidecars
 from farebox_worker.files.lines import Line
@@ -28,16 +29,26 @@ def earlier(out: Path) -> Sidecar | None:
     return sidecars.read(sidecar_path(out)) if out.exists() else None
 
 
-async def find(session: Session, known: Sidecar | None, source: Path, out: OutputFile) -> Sidecar:
-    """The place of this run: the earlier one, with the epoch of the ledger it meets now, or a new batch.
+def done_before(known: Sidecar | None, namespace: str, out: OutputFile | None) -> Callable[[str], bool]:
+    """Make what tells of a custom id whether an earlier run wrote its line."""
+    if out is None:
+        return lambda _: False
+    batch_id, done = _batch_of(known, namespace, out), out.done
+    return lambda custom_id: done.contains(name_job(namespace, batch_id, custom_id))
 
-    When the sidecar is gone, the lines of OUT still name their batch.
-    """
+
+def _batch_of(known: Sidecar | None, namespace: str, out: OutputFile) -> str:
+    """Name the batch of an earlier run, "" when there was none. Without the sidecar the lines of OUT still name it."""
+    return known.batch_id if known is not None and known.namespace == namespace else out.done.batch
+
+
+async def find(session: Session, known: Sidecar | None, source: Path, out: OutputFile) -> Sidecar:
+    """The place of this run: the earlier one, with the epoch of the ledger it meets now, or a new batch."""
     epoch = await session.ledger.epoch()
     if known is not None and known.namespace == session.namespace:
         return msgspec.structs.replace(known, epoch=epoch)
     return Sidecar(
-        batch_id=out.done.batch or f"run-{secrets.token_hex(6)}",
+        batch_id=_batch_of(known, session.namespace, out) or f"run-{secrets.token_hex(6)}",
         epoch=epoch,
         namespace=session.namespace,
         input=str(source.resolve()),  # noqa: ASYNC240 - nothing else runs yet

@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from farebox.errors import InputError
 from farebox.keys import lane_of
-from farebox.money import dollars_from_nusd
 from farebox.records import Job, Tier
 from farebox_worker.catalogue import Catalogue, Entry
 from farebox_worker.files.lines import Line, read_jobs
+from farebox_worker.files.numbers import LineNumbers
 from farebox_worker.files.summary import Summary
+from farebox_worker.prices import fee_problem
+from farebox_worker.providers.base import Prepared
+from farebox_worker.rates import Price
 from farebox_worker.routes import Routes
+from farebox_worker.run.forecast import Load, Loads
+from farebox_worker.run.misfits import Misfits, NeverFitsError
 
 TOLD_EVERY = 5000  # lines
+CHEAPEST = "cheapest"
+TIERS = ("standard", "flex", CHEAPEST)  # what --tier takes
+TIER_HELP = "flex is half the price where the vendor has it, and may wait; cheapest takes it there."
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What the flags say of the jobs of a file."""
+    """What the flags say of the jobs of a file. `tier` is one of TIERS; `first` of the open lines are asked."""
 
     path: Path
     model: str | None = None
     provider: str | None = None
     max_tokens: int | None = None
-    tier: Tier = "standard"
+    tier: str = "standard"
     tags: tuple[str, ...] = ()
     drop_params: tuple[str, ...] = ()
     first: int | None = None
@@ -34,17 +42,62 @@ class Ask:
 
 @dataclass(slots=True)
 class Plan:
-    """A judged file. `worst_nusd` is what it can cost at most; `needs_budget` says that money is at stake.
+    """A judged file.
 
-    `unpriced` names the models without a known price, `pretend` those whose price is a pretence.
+    Attributes:
+        summary: all its lines, counted.
+        asked, done, rest: the good lines that are to be asked, have their answer, or come after the `first`.
+        by_tier: all good lines as they would be in each tier that their model can be asked in.
+        largest_nusd: the dearest line.
+        capped_by_default: good lines that name no output cap.
+        needs_budget: money is at stake.
+        unpriced, pretend: models without a known price, and those whose price is a pretence.
+        misfits: lines that can never fit into the budget.
+        done_later: of the lines that have their answer, those after the last that is to be asked.
     """
 
-    summary: Summary
-    worst_nusd: int = 0
+    summary: Summary = field(default_factory=Summary)
+    asked: Loads = field(default_factory=dict)
+    done: Loads = field(default_factory=dict)
+    rest: Loads = field(default_factory=dict)
+    by_tier: Loads = field(default_factory=dict)
     largest_nusd: int = 0
+    capped_by_default: int = 0
     needs_budget: bool = False
-    unpriced: frozenset[str] = frozenset()
-    pretend: frozenset[str] = frozenset()
+    unpriced: set[str] = field(default_factory=set)
+    pretend: set[str] = field(default_factory=set)
+    misfits: Misfits | None = None
+    done_later: int = 0
+
+    @property
+    def worst_nusd(self) -> int:
+        """What the lines to be asked can cost at most, in nano-dollars."""
+        return sum(load.worst_nusd for load in self.asked.values())
+
+    @property
+    def lines_asked(self) -> int:
+        """How many lines are to be asked."""
+        return _jobs(self.asked)
+
+    @property
+    def lines_done(self) -> int:
+        """How many lines had their answer before."""
+        return _jobs(self.done)
+
+    @property
+    def lines_left_for_later(self) -> int:
+        """How many lines come after the `first`."""
+        return _jobs(self.rest)
+
+
+@dataclass(slots=True)
+class _Judged:
+    """What the check of one line found, for whoever counts it."""
+
+    entry: Entry
+    prepared: Prepared
+    worst_nusd: int
+    fits: bool = True
 
 
 class Planner:
@@ -54,87 +107,138 @@ class Planner:
         self._ask = ask
         self._catalogue = catalogue
         self._routes = routes
-        self._costs: list[int] = [0, 0]
-        self._unpriced: set[str] = set()
-        self._pretend: set[str] = set()
-        self._is_paid = False
-        self._limit_nusd: int | None = None
-        self._rejected: set[int] = set()
+        self._plan = Plan()
+        self._is_strict = False
+        self._judged: _Judged | None = None
+        self._rejected = LineNumbers()
+        self._last_line: int | None = None
 
     @property
     def path(self) -> Path:
         """The input file."""
         return self._ask.path
 
-    def lines(self, *, check: bool = False) -> Iterator[Line]:
-        """Read the file's lines, at most `first` good ones; with `check` each is judged by its adapter.
+    def lines(self) -> Iterator[Line]:
+        """Read the file's lines up to the last that is to be asked, without those that `judge` has rejected."""
+        for line in self._read(None):
+            if self._last_line is not None and line.number > self._last_line:
+                return
+            if line.number not in self._rejected:
+                yield line
 
-        What `judge` has rejected is left out ever after.
+    def judge(
+        self,
+        *,
+        limit_nusd: int | None,
+        on_lines: Callable[[int], None],
+        is_done: Callable[[str], bool] = lambda _: False,
+        is_strict: bool = True,
+    ) -> Plan:
+        """Judge the whole file.
+
+        Args:
+            limit_nusd: the budget; a job that can never fit into it is a bad line, and so is one without a price.
+            on_lines: told now and then how many lines were read.
+            is_done: tells of a custom id whether it has its answer.
+            is_strict: without it, lines that the budget refuses are good ones, and only counted.
+
+        Raises: InputError when the file cannot be read; ConfigError when a key is missing.
         """
-        ask, good = self._ask, 0
-        for line in read_jobs(
+        plan = self._plan = Plan(misfits=None if limit_nusd is None else Misfits(limit_nusd))
+        self._is_strict = is_strict and limit_nusd is not None
+        self._rejected, self._last_line = LineNumbers(), None
+        first, asked = self._ask.first, 0
+        for line in self._read(self._check):
+            plan.summary.add(line)
+            if plan.misfits is not None and self._judged is not None and not self._judged.fits:
+                plan.misfits.numbers.add(line.number)
+            if line.job is None:
+                self._rejected.add(line.number)
+            elif is_done(line.custom_id):
+                self._count(plan.done, line.job)
+                plan.done_later += self._last_line is not None
+            elif first is None or asked < first:
+                self._count(plan.asked, line.job)
+                asked += 1
+                self._last_line = line.number if asked == first else None
+            else:
+                self._count(plan.rest, line.job)
+            self._judged = None
+            if plan.summary.total % TOLD_EVERY == 0:
+                on_lines(plan.summary.total)
+        return plan
+
+    def _read(self, check: Callable[[Job], None] | None) -> Iterator[Line]:
+        ask = self._ask
+        return read_jobs(
             ask.path,
-            resolve=self._resolve,
+            resolve=lambda name, provider: self._catalogue.resolve(name, provider=provider),
             model=ask.model,
             provider=ask.provider,
             max_tokens=ask.max_tokens,
-            tier=ask.tier,
+            tier=self._catalogue.cheapest_tier if ask.tier == CHEAPEST else _named(ask.tier),
             tags=ask.tags,
             drop_params=ask.drop_params,
-            check=self._check if check else None,
-        ):
-            if line.number in self._rejected:
-                continue
-            yield line
-            good += line.job is not None
-            if ask.first is not None and good >= ask.first:
-                return
-
-    def judge(self, *, limit_nusd: int | None, on_lines: Callable[[int], None]) -> Plan:
-        """Judge the whole file. A job that can never fit into `limit_nusd` is a bad line.
-
-        `on_lines` is told now and then how many lines were read.
-        Raises: InputError when the file cannot be read; ConfigError when a key is missing.
-        """
-        self._limit_nusd = limit_nusd
-        self._rejected.clear()
-        summary = Summary()
-        for line in self.lines(check=True):
-            summary.add(line)
-            if line.job is None:
-                self._rejected.add(line.number)
-            if summary.total % TOLD_EVERY == 0:
-                on_lines(summary.total)
-        return Plan(
-            summary, self._costs[0], self._costs[1], self._is_paid, frozenset(self._unpriced), frozenset(self._pretend)
+            check=check,
         )
 
-    def _resolve(self, name: str, provider: str | None) -> Entry:
-        return self._catalogue.resolve(name, provider=provider)
-
     def _check(self, job: Job) -> None:
+        """Judge one job with its adapter. Raises: FareboxError when it cannot run."""
+        self._judged = None
         route = self._routes.lay(lane_of(job.model_ref, job.tier))
-        entry = route.entry
+        entry, plan = route.entry, self._plan
         prepared = route.provider.prepare(job, entry.facts)
-        if entry.price is None:
-            self._unpriced.add(job.model_ref)
-            if self._limit_nusd is not None:
+        price = entry.price
+        if price is None:
+            plan.unpriced.add(job.model_ref)
+            if self._is_strict:
                 raise InputError(
                     f"no price is known for {job.model_ref}{'' if job.tier == 'standard' else f' at tier {job.tier}'}, "
                     f'and a budget applies: state one in farebox.toml under [models."{job.model_ref}"], '
                     "or run without a budget (--no-budget)"
                 )
-            self._is_paid = True
+            plan.needs_budget = True
+            self._judged = _Judged(entry, prepared, 0)
             return
-        hold = entry.price.worst_nusd(prepared.input_bound, prepared.output_bound)
-        self._is_paid = self._is_paid or not (entry.free or entry.price.pretend)
-        if entry.price.pretend:
-            self._pretend.add(job.model_ref)
-        if self._limit_nusd is not None and hold > self._limit_nusd:
-            raise InputError(
-                f"can cost up to {dollars_from_nusd(hold)} and never fits into the budget of "
-                f"{dollars_from_nusd(self._limit_nusd)}: lower --max-tokens (now {prepared.output_bound:,} in all) "
-                "or raise the budget"
-            )
-        self._costs[0] += hold
-        self._costs[1] = max(self._costs[1], hold)
+        if self._is_strict and (fee := price.unstated_fee(prepared.fees)):
+            raise InputError(fee_problem(job.model_ref, fee))
+        hold = _worst(price, prepared)
+        self._judged = _Judged(entry, prepared, hold)
+        plan.needs_budget = plan.needs_budget or not (entry.free or price.pretend)
+        if price.pretend:
+            plan.pretend.add(job.model_ref)
+        if plan.misfits is not None and hold > plan.misfits.limit_nusd:
+            plan.misfits.judge(job, prepared, price, hold)
+            self._judged.fits = False
+            if self._is_strict:
+                raise NeverFitsError(plan.misfits.limit_nusd)
+        plan.largest_nusd = max(plan.largest_nusd, hold)
+
+    def _count(self, loads: Loads, job: Job) -> None:
+        assert self._judged is not None  # noqa: S101 - the check of a good line leaves it
+        entry, prepared = self._judged.entry, self._judged.prepared
+        self._plan.capped_by_default += prepared.capped_by_default
+        _add(loads, job, job.tier, entry.price, prepared, self._judged.worst_nusd)
+        for tier in self._catalogue.tiers(entry):
+            price = entry.prices.get(tier)
+            _add(self._plan.by_tier, job, tier, price, prepared, _worst(price, prepared) if price else 0)
+
+
+def _worst(price: Price, prepared: Prepared) -> int:
+    return price.worst_nusd(prepared.input_bound, prepared.output_bound, prepared.fees)
+
+
+def _add(loads: Loads, job: Job, tier: Tier, price: Price | None, prepared: Prepared, worst_nusd: int) -> None:
+    key = job.model_ref, tier
+    load = loads.get(key)
+    if load is None:
+        load = loads[key] = Load(price)
+    load.add(len(job.body), prepared.input_bound, prepared.output_bound, worst_nusd)
+
+
+def _named(tier: str) -> Tier:
+    return "flex" if tier == "flex" else "standard"
+
+
+def _jobs(loads: Loads) -> int:
+    return sum(load.jobs for load in loads.values())

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from types import TracebackType
 from typing import Self
 
@@ -18,16 +19,20 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from farebox.ledger import Scope
-from farebox.money import dollars_from_nusd
+from farebox.ledger import Limit, Scope
+from farebox.money import NUSD_PER_USD, dollars, dollars_from_nusd
 from farebox_worker.files.tally import Tally
+from farebox_worker.run.forecast import Outlook
 
 PLAIN_EVERY_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What there is to see at one moment. `done` counts every line of OUT, `fresh` those of this run."""
+    """What there is to see at one moment. `done` counts every line of OUT, `fresh` those of this run.
+
+    `outlook` is None until an answer says what answers are like.
+    """
 
     done: int
     fresh: int
@@ -37,6 +42,7 @@ class Sight:
     scope: Scope
     tally: Tally
     notes: tuple[str, ...] = ()
+    outlook: Outlook | None = None
 
 
 class Screen:
@@ -44,15 +50,16 @@ class Screen:
 
     Args:
         is_quiet: show nothing at all.
+        plain_after_s: when a pipe gets its first line; the next ones come every 10 seconds.
     """
 
-    def __init__(self, *, is_quiet: bool = False) -> None:
+    def __init__(self, *, is_quiet: bool = False, plain_after_s: float = PLAIN_EVERY_S) -> None:
         self._console = Console(stderr=True, highlight=False)
         self._is_quiet = is_quiet
         self._is_live = self._console.is_terminal and not is_quiet
         self._live: Live | None = None
         self._began = time.monotonic()
-        self._plain_at = self._began
+        self._plain_at = self._began - PLAIN_EVERY_S + plain_after_s
 
     def __enter__(self) -> Self:
         if self._is_live:
@@ -98,7 +105,7 @@ class Screen:
         rate = self._rate(sight)
         if not sight.fresh or sight.done >= sight.total:
             return ""
-        return f"{_span((sight.total - sight.done) / rate)} left"
+        return f"{span((sight.total - sight.done) / rate)} left"
 
     def _plain(self, sight: Sight) -> str:
         failed = sight.tally.outcomes["failed"]
@@ -109,6 +116,7 @@ class Screen:
             *([f"{failed:,} failed"] if failed else []),
             *([f"{sight.parked:,} parked"] if sight.parked else []),
             money_line(sight.scope),
+            *outlook_lines(sight.outlook),
             self._left(sight),
             *sight.notes,
         ]
@@ -129,12 +137,34 @@ class Screen:
         if sight.parked:
             counts.append(f"[yellow]{sight.parked:,} parked[/yellow]")
         counts.append(f"{tally.input_tokens:,} tokens in, {tally.output_tokens:,} out")
-        lines: list[RenderableType] = [table, Text.from_markup(" · ".join(counts)), Text(money_line(sight.scope))]
+        lines: list[RenderableType] = [table, Text.from_markup(" · ".join(counts)), Text(_joined(sight))]
+        if sight.outlook and sight.outlook.ends_at is not None:
+            lines.append(Text(outlook_lines(sight.outlook)[1], style="yellow"))
         lines += [Text(note, style="yellow") for note in sight.notes]
         return Group(*lines)
 
 
-def money_line(scope: Scope) -> str:
+def _joined(sight: Sight) -> str:
+    return " · ".join([money_line(sight.scope), *outlook_lines(sight.outlook)[:1]])
+
+
+def outlook_lines(outlook: Outlook | None) -> list[str]:
+    """Say what it will cost in all, and after how many answers the budget ends."""
+    if outlook is None:
+        return []
+    ends = [] if outlook.ends_at is None else [f"the budget ends after about {outlook.ends_at:,} answers"]
+    return [f"about {about(outlook.total_nusd)} in all", *ends]
+
+
+def about(nusd: int) -> str:
+    """Write an estimate for people: two digits, and cents where there are dollars."""
+    if nusd >= NUSD_PER_USD or nusd <= 0:
+        return dollars(Decimal(nusd) / NUSD_PER_USD)
+    unit = 10 ** max(0, len(str(nusd)) - 2)
+    return dollars_from_nusd(-(-nusd // unit) * unit)
+
+
+def money_line(scope: Scope | Limit) -> str:
     """Say what a scope has spent, holds and does not know, and its budget."""
     spent = f"{dollars_from_nusd(scope.spent_nusd)} spent"
     held = f", {dollars_from_nusd(scope.held_nusd)} held" if scope.held_nusd else ""
@@ -143,7 +173,8 @@ def money_line(scope: Scope) -> str:
     return spent + held + owed + of
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
+    """Say how long, in the two largest units up to hours."""
     minutes, rest = divmod(int(seconds + 0.5), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

@@ -29,6 +29,7 @@ class Entry(msgspec.Struct, frozen=True):
     cost_pusd: int
     fate: str
     marker: str
+    tier: str = "default"
 
 
 class Tally:
@@ -77,6 +78,7 @@ class Bill:
         self.total = Tally()
         self._by_model: dict[str, Tally] = {}
         self._by_key: dict[str, Tally] = {}
+        self._by_tier: dict[str, Tally] = {}
         self.faults: Counter[str] = Counter()
         self.peak_in_flight = 0
 
@@ -95,8 +97,8 @@ class Bill:
         self._tally(self._by_model, model).calls += 1
         self._tally(self._by_key, key).calls += 1
 
-    def charge(self, model: str, key: str, tokens: tuple[int, int], fate: str, marker: str) -> None:
-        """Bill one call of `tokens` = (input, output), the journal first.
+    def charge(self, model: str, key: str, tokens: tuple[int, int], fate: str, *, marker: str, tier: str) -> None:
+        """Bill one call of `tokens` = (input, output), the journal first; flex costs half.
 
         Raises:
             OSError: the journal could not be written; nothing is billed.
@@ -105,13 +107,17 @@ class Bill:
         pusd = self._call_pusd
         if pusd is None:
             pusd = input_tokens * self._input_pusd + output_tokens * self._output_pusd
-        entry = Entry(time.time(), model, key, input_tokens, output_tokens, -(-pusd // 1000), pusd, fate, marker)
+        if tier == "flex":
+            pusd = -(-pusd // 2)
+        cost_nusd = -(-pusd // 1000)
+        entry = Entry(time.time(), model, key, input_tokens, output_tokens, cost_nusd, pusd, fate, marker, tier)
         if self._journal is not None:
             _append(self._journal, msgspec.json.encode(entry) + b"\n")
         self._book(entry)
 
     def _book(self, entry: Entry) -> None:
-        for tally in (self.total, self._tally(self._by_model, entry.model), self._tally(self._by_key, entry.key)):
+        by_name = ((self._by_model, entry.model), (self._by_key, entry.key), (self._by_tier, entry.tier))
+        for tally in (self.total, *(self._tally(tallies, name) for tallies, name in by_name)):
             tally.add(entry.input_tokens, entry.output_tokens, entry.cost_nusd, entry.cost_pusd)
         if entry.fate != "answered":
             self.faults[entry.fate] += 1
@@ -128,6 +134,7 @@ class Bill:
         return self.total.report() | {
             "by_model": {name: tally.report() for name, tally in self._by_model.items()},
             "by_key": {name: tally.report() for name, tally in self._by_key.items()},
+            "by_tier": {name: tally.report() | {"calls": tally.billed_calls} for name, tally in self._by_tier.items()},
             "faults": dict(self.faults),
             "peak_in_flight": self.peak_in_flight,
         }

@@ -32,6 +32,8 @@ HELP = {
     "share_refused": "Share of calls the model refuses, billed.",
     "share_filtered": "Share of calls cut by a content filter, billed.",
     "share_tool_call": "Share of calls with tools that call the first one, billed.",
+    "share_flex_full": "Share of flex requests answered 429 resource_unavailable, not billed.",
+    "share_flex_default": "Share of flex requests served at the default tier, at its price.",
     "seed": "Same seed, same requests: same answers and fates.",
     "api_key": "The only API key to accept; any is without it.",
     "account_empty_after_usd": "Refuse as an empty account once this much is billed.",

@@ -5,7 +5,7 @@ from itertools import accumulate
 
 from farebox_worker.simulate.options import Options
 
-NOT_BILLED = frozenset({"429", "500", "overloaded"})
+NOT_BILLED = frozenset({"429", "500", "overloaded", "flex_full"})
 """Fates that end with the vendor's own error before a token is made. Every other fate is billed."""
 
 _SPAN = 1 << 64
@@ -41,17 +41,32 @@ class Fates:
     def __init__(self, options: Options) -> None:
         shares = options.shares()
         self._uppers = list(zip(accumulate(shares.values()), shares, strict=True))
+        self._flex_full, self._flex_default = options.share_flex_full, options.share_flex_default
         self._tries: dict[bytes, int] = {}
 
     def deal(self, luck: Luck) -> str:
         """Return `answered` or a key of `options.SHARES`."""
         if not self._uppers:
             return "answered"
-        tries = self._tries.get(luck.digest, 0)
-        self._tries[luck.digest] = tries + 1
-        draw = blake2b(luck.digest, digest_size=8, key=tries.to_bytes(8, "big")).digest()
-        chance = int.from_bytes(draw, "big") / _SPAN
+        chance = self._chance(luck, b"")
         return next((fate for upper, fate in self._uppers if chance < upper), "answered")
+
+    def serve_flex(self, luck: Luck) -> str:
+        """Return the tier that serves a request for flex, `flex` or `default`, or `flex_full` when none does."""
+        if not (self._flex_full or self._flex_default):
+            return "flex"
+        chance = self._chance(luck, b"flex")
+        if chance < self._flex_full:
+            return "flex_full"
+        return "default" if chance < self._flex_full + self._flex_default else "flex"
+
+    def _chance(self, luck: Luck, what: bytes) -> float:
+        """Draw from [0, 1) for a request, anew each time it comes."""
+        digest = luck.digest + what
+        tries = self._tries.get(digest, 0)
+        self._tries[digest] = tries + 1
+        draw = blake2b(digest, digest_size=8, key=tries.to_bytes(8, "big")).digest()
+        return int.from_bytes(draw, "big") / _SPAN
 
     def forget(self) -> None:
         """Forget which requests were seen: the next ones count as first tries."""

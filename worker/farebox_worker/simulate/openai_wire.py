@@ -60,6 +60,7 @@ _ERRORS = {
     "too_many_in_flight": (429, "requests", "rate_limit_exceeded", "Too many concurrent requests. {detail}"),
     "rate_limited": (429, "requests", "rate_limit_exceeded", "Rate limit reached. {detail}"),
     "429": (429, "requests", "rate_limit_exceeded", "Rate limit reached. {detail}"),
+    "flex_full": (429, "requests", "resource_unavailable", "Flex has no capacity right now. {detail}"),
     "500": (500, "server_error", None, "The server had an error while processing your request. Sorry about that!"),
     "overloaded": (503, "service_unavailable_error", "server_is_overloaded", "The server is overloaded."),
     "journal": (500, "server_error", None, "farebox simulate: {detail}"),

@@ -25,7 +25,8 @@ SHARES = {
 class Options:
     """Everything `farebox simulate` can be told; the help of each is in `command.HELP`.
 
-    Shares are fractions of all admitted requests, 0 to 1, together at most 1. A limit of 0 is no limit.
+    Shares are fractions of all admitted requests, 0 to 1, together at most 1; the two of flex are fractions of the
+    requests with service_tier flex, and for themselves. A limit of 0 is no limit.
     Prices may not be finer than a pico-dollar per token.
     """
 
@@ -53,6 +54,8 @@ class Options:
     share_tool_call: float = 0.0
     seed: int = 0
     api_key: str | None = None
+    share_flex_full: float = 0.0
+    share_flex_default: float = 0.0
     account_empty_after_usd: float | None = None
     journal: Path | None = None
 
@@ -65,6 +68,9 @@ class Options:
         shares = self.shares()
         if not all(0 <= share <= 1 for share in shares.values()) or sum(shares.values()) > 1 + 1e-9:
             raise ValueError(f"shares are fractions from 0 to 1, together at most 1: {shares}")
+        flex = (self.share_flex_full, self.share_flex_default)
+        if not all(0 <= share <= 1 for share in flex) or sum(flex) > 1 + 1e-9:
+            raise ValueError(f"shares of flex are fractions from 0 to 1, together at most 1: {flex}")
         low, high = self.output_tokens
         if not 1 <= low <= high:
             raise ValueError(f"output_tokens is a range LOW-HIGH with 1 <= LOW <= HIGH, not {low}-{high}")

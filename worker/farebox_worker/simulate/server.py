@@ -130,6 +130,9 @@ class Simulator:
         self._admit(ask)
         luck = Luck(self._seed, body)
         fate = self._fates.deal(luck)
+        if ask.service_tier == "flex" and fate not in NOT_BILLED:
+            ask.service_tier = self._fates.serve_flex(luck)
+            fate = "flex_full" if ask.service_tier == "flex_full" else fate
         if fate in NOT_BILLED:
             raise Refused(fate, retry_after_s=self.options.retry_after_s if fate == "429" else 0.0)
         choices = compose(ask, fate, luck, self.options.output_tokens)
@@ -161,7 +164,7 @@ class Simulator:
         if fate == "tool_call" and ask.tool is None:
             fate = "answered"
         try:
-            self._bill.charge(ask.model, key, tokens, fate, marker)
+            self._bill.charge(ask.model, key, tokens, fate, marker=marker, tier=_tier_of(ask))
         except OSError as error:
             raise Refused("journal", str(error)) from error
 
@@ -205,6 +208,11 @@ class Simulator:
             self._know(model)
             return call.wire.model(model)
         raise Refused("unknown_path", route)
+
+
+def _tier_of(ask: Ask) -> str:
+    """Name the tier a call is billed by."""
+    return "default" if ask.service_tier in {None, "auto"} else str(ask.service_tier)
 
 
 async def _read(request: web.BaseRequest) -> bytes:
