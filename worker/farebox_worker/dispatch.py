@@ -22,11 +22,15 @@ from farebox_worker.bus.claim import Ask, Claimed, Claims, claim
 from farebox_worker.bus.pause import pause
 from farebox_worker.bus.settle import Settlement
 from farebox_worker.doorbells import Doorbells
+from farebox_worker.events import event
 from farebox_worker.failures import Verdict
 from farebox_worker.outage import Outage
+from farebox_worker.prices import fee_problem
+from farebox_worker.recent import Recent
 from farebox_worker.routes import Route, Routes
 from farebox_worker.settings import Settings
 from farebox_worker.settler import Settler
+from farebox_worker.witness import Witness
 
 log = logging.getLogger(__name__)
 
@@ -46,12 +50,15 @@ class Dispatch:
         only_batch: serve this batch and nothing else, or "".
 
     Attributes:
+        only_batch: the one batch it serves, or "" for all.
         lanes: every lane there is to serve.
         running: attempts that are admitted and not settled, by token.
         sending: the tasks of calls in flight, by token.
         last_error: the newest failure of a call, per lane, for people.
         unreachable: lanes whose newest call found no server, and since when (monotonic seconds).
         complete, failed, retried: attempts settled so.
+        recent: what was settled in the last seconds.
+        witness: counts what is done here, and tells the log.
     """
 
     def __init__(self, tongue: Tongue, outage: Outage, settings: Settings, routes: Routes, *, only_batch: str) -> None:
@@ -60,7 +67,7 @@ class Dispatch:
         self._worker = settings.worker
         self._key_names = {name: provider.api_key_env for name, provider in settings.providers.items()}
         self._routes = routes
-        self._only_batch = only_batch
+        self.only_batch = only_batch
         self._in_flight: dict[str, int] = {}
         self.lanes: set[str] = set()
         self.running: dict[str, Attempt] = {}
@@ -68,7 +75,9 @@ class Dispatch:
         self.last_error: dict[str, str] = {}
         self.unreachable: dict[str, float] = {}
         self.complete = self.failed = self.retried = 0
-        self._is_stopping = False
+        self._is_stopping = self._is_halted = False
+        self.recent = Recent()
+        self.witness = Witness()
         self.bells = Doorbells(tongue, outage, only_batch=only_batch, lanes=self.served)
         self.settler = Settler(
             tongue,
@@ -82,6 +91,10 @@ class Dispatch:
         """Attempts claimed and not yet settled."""
         return sum(self._in_flight.values())
 
+    def slots(self) -> dict[str, tuple[int, int]]:
+        """By served lane: attempts in flight, and how many there may be in this process."""
+        return {lane: (self._in_flight.get(lane, 0), self._worker.concurrency) for lane in self.served()}
+
     def served(self) -> list[str]:
         """The lanes this process has a route for."""
         return [lane for lane in self.lanes if self._routes.find(lane)]
@@ -89,14 +102,14 @@ class Dispatch:
     async def learn_lanes(self) -> None:
         """Learn which lanes there are: all of them, or those of the one batch this process serves."""
         redis, keys = self._tongue.redis, self._tongue.keys
-        if self._only_batch:
-            flows = await redis.smembers(keys.flows(self._only_batch))  # type: ignore[misc]
+        if self.only_batch:
+            flows = await redis.smembers(keys.flows(self.only_batch))  # type: ignore[misc]
             found = {keys.parts_of_flow(flow.decode())[2] for flow in flows}
         else:
             found = {lane.decode() for lane in await redis.smembers(keys.lanes)}  # type: ignore[misc]
         if found != self.lanes:
             self.lanes = found
-            if not self._only_batch:
+            if not self.only_batch:
                 self.bells.stop_listening()
                 self.bells.ring()
 
@@ -122,13 +135,18 @@ class Dispatch:
             if found.due_in_s is not None:
                 pause_s = min(pause_s, max(0.001, found.due_in_s))
             await self.bells.sleep(pause_s, has_room=has_room)
-            if self._only_batch and has_room:
+            if self.only_batch and has_room:
                 await self._outage.insist(self.learn_lanes)
 
     def stop(self) -> None:
         """Claim nothing more; what was claimed and not admitted goes back at once."""
         self._is_stopping = True
         self.bells.ring()
+
+    def halt(self) -> None:
+        """Stop, and send nothing more of what is admitted either."""
+        self._is_halted = True
+        self.stop()
 
     def _asks(self) -> list[Ask]:
         asks = []
@@ -143,7 +161,7 @@ class Dispatch:
         name = secrets.token_urlsafe(9)  # the same one when it is sent again: then the same jobs come
         lease_ms = int(self._worker.lease_s * 1000)
         return await self._outage.insist(
-            lambda: claim(self._tongue, asks, lease_ms=lease_ms, only_batch=self._only_batch, name=name)
+            lambda: claim(self._tongue, asks, lease_ms=lease_ms, only_batch=self.only_batch, name=name)
         )
 
     async def _start(self, jobs: list[Claimed], deadline: float) -> None:
@@ -162,20 +180,28 @@ class Dispatch:
         if not ready:
             return
         fares = [Fare(one.claimed, one.hold_nusd, one.scopes) for one in ready]
-        verdicts = await self._outage.insist(lambda: admit(self._tongue, fares))
+        try:
+            verdicts = await self._outage.insist(lambda: admit(self._tongue, fares))
+        except LedgerError:  # an earlier try may have reached the ledger
+            for one in ready:
+                self.settler.put(attempts.hand_back(one))
+            raise
         for one, verdict in zip(ready, verdicts, strict=True):
+            self.witness.admitted(one, verdict)
             self._admitted(one, verdict.word)
 
     def _prepare(self, claimed: Claimed, deadline: float) -> Attempt | Settlement:
         _, batch_id, lane = self._tongue.keys.parts_of_flow(claimed.flow)
         self._in_flight[lane] = self._in_flight.get(lane, 0) + 1
+        self.witness.claimed(claimed, lane)
         route = self._routes.find(lane)
         if route is None:  # its provider was stopped between the claim and here
             return Settlement(claimed.job_id, claimed.flow, claimed.token, "return", "release", due=claimed.score)
         try:
             return attempts.prepare(claimed, batch_id, route, deadline=deadline)
         except Exception as error:  # a payload must never kill a worker
-            log.exception("preparing %s of %s failed", claimed.job_id, lane)
+            extra = event("crashed", job=claimed.job_id, lane=lane, at="prepare")
+            log.exception("preparing %s of %s failed", claimed.job_id, lane, extra=extra)
             return attempts.refuse(claimed, "unprepared", f"{type(error).__name__} while preparing the request")
 
     def _admitted(self, one: Attempt, word: str) -> None:
@@ -185,8 +211,10 @@ class Dispatch:
         elif word == "cancelled":
             self.settler.put(attempts.cancelled(one))
         elif word == "unpriced":
-            ref = one.route.entry.model_ref
+            ref, price = one.route.entry.model_ref, one.route.entry.price
             message = f'no price is known for {ref}, and a budget applies: state one under [models."{ref}"]'
+            if price is not None:
+                message = fee_problem(ref, price.unstated_fee(one.prepared.fees))
             self.settler.put(attempts.refuse(one.claimed, "no_price", message, one.envelope))
         else:  # no_room: it is back in its place; lost: it is somebody else's
             self._free(one.claimed.flow)
@@ -197,11 +225,17 @@ class Dispatch:
         timeout_s = self._worker.request_timeout_s
         if one.route.lane.endswith("@flex"):
             timeout_s = max(timeout_s, FLEX_TIMEOUT_S)
+        if self._is_halted:
+            one.deadline = 0.0
+        self.witness.sent(one)
+        began_s = time.monotonic()
         try:
             settlement, verdict = await attempts.send(one, timeout_s=timeout_s, max_attempts=self._worker.max_attempts)
         except Exception as error:  # an adapter's bug: the call may have been sent, so its money stays owed
-            log.exception("sending %s failed", one.claimed.job_id)
+            extra = event("crashed", job=one.claimed.job_id, lane=one.route.lane, at="send")
+            log.exception("sending %s failed", one.claimed.job_id, extra=extra)
             settlement, verdict = attempts.broken(one, error), None
+        self.witness.called(one, settlement, verdict, time.monotonic() - began_s)
         self.sending.pop(one.claimed.token, None)
         self.settler.put(settlement)
         if verdict is not None and verdict.failure_class == "unreachable":
@@ -219,7 +253,8 @@ class Dispatch:
             key = self._key_names.get(provider_id)
             why = f"{verdict.message}{f' (its key is in {key})' if key else ''}"
             if self._routes.stop(provider_id, why):
-                log.error("provider %s is not served here any more: %s", provider_id, why)
+                extra = event("provider_stopped", provider=provider_id, why=why)
+                log.error("provider %s is not served here any more: %s", provider_id, why, extra=extra)
         elif verdict.action == "pause_lane":
             await self._pause(route.lane, verdict)
         elif verdict.action == "pause_provider":
@@ -229,11 +264,15 @@ class Dispatch:
     async def _pause(self, lane: str, verdict: Verdict) -> None:
         try:
             await pause(self._tongue, lane, seconds=verdict.delay_s or 1.0, why=verdict.failure_class)
+            self.witness.paused(lane, verdict.delay_s or 1.0, verdict.failure_class)
         except (RedisError, OSError, LedgerError) as error:
-            log.warning("lane %s could not be paused: %s", lane, error)
+            log.warning("lane %s could not be paused: %s", lane, error, extra=event("pause_failed", lane=lane))
 
     def _on_settled(self, settlement: Settlement, word: str) -> None:
-        self.running.pop(settlement.token, None)
+        one = self.running.pop(settlement.token, None)
+        hold_nusd = one.hold_nusd if one else 0
+        self.recent.add(settlement, hold_nusd)
+        self.witness.settled(self._tongue.keys.parts_of_flow(settlement.flow)[2], settlement, word, hold_nusd)
         self._free(settlement.flow)
         if settlement.action == "retry":
             self.retried += 1

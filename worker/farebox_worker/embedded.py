@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Self
 
 from farebox.errors import ServerError
+from farebox_worker.events import event
 from farebox_worker.server_process import (
     SILENT_S,
     ServerProcess,
@@ -96,7 +97,8 @@ class EmbeddedServer:
                 if _try_lock(self._users):
                     self._shut_down()
         except OSError as problem:
-            log.warning("the embedded server on %s stays up: %s", self.data_dir, problem)
+            extra = event("server_stays", why=str(problem))
+            log.warning("the embedded server on %s stays up: %s", self.data_dir, problem, extra=extra)
         finally:
             os.close(self._users)
         if self._child and self._child.is_running():
@@ -195,6 +197,18 @@ def holds_no_data(data_dir: Path) -> bool:
         and all(name.startswith("appendonly.aof.1.") for name in generations)
         and all(path.stat().st_size == 0 for path in written)
     )
+
+
+def has_begun(data_dir: Path, namespace: str) -> bool:
+    """Tell whether a ledger of this namespace was ever begun in a data directory, whatever became of it."""
+    return namespace in _read(data_dir / "ledgers").splitlines()
+
+
+def note_begun(data_dir: Path, namespace: str) -> None:
+    """Remember that a ledger was begun, where no command to the server can forget it."""
+    if not has_begun(data_dir, namespace):
+        with (data_dir / "ledgers").open("a", encoding="utf-8") as noted:
+            noted.write(f"{namespace}\n")
 
 
 def _make_directory(path: Path) -> None:

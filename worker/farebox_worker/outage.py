@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from redis.exceptions import RedisError
 
 from farebox.errors import LedgerError
+from farebox_worker.events import event
 
 log = logging.getLogger(__name__)
 
@@ -22,23 +24,36 @@ LONGEST_WAIT_S = 2.0
 
 
 class Outage:
-    """What a process knows of its server's absence."""
+    """What a process knows of its server's absence.
+
+    Attributes:
+        began_s: when the newest outage was noticed, by this machine's monotonic clock.
+        times: how many there were.
+        past_s: for how many seconds, the one of now left out.
+    """
 
     def __init__(self) -> None:
         self.is_on = False
+        self.began_s = 0.0
+        self.times = 0
+        self.past_s = 0.0
 
     def begin(self, error: Exception) -> None:
         """Note a failure; only the first of an outage is logged."""
         if not self.is_on:
             self.is_on = True
-            reason = str(error) or type(error).__name__
-            log.warning("Redis is away (%s): nothing is sent, finished calls are kept until it is back", reason)
+            self.began_s, self.times = time.monotonic(), self.times + 1
+            why = str(error) or type(error).__name__
+            words = "Redis is away (%s): nothing is sent, finished calls are kept until it is back"
+            log.warning(words, why, extra=event("redis_away", why=why))
 
     def end(self) -> None:
         """Note an answer."""
         if self.is_on:
             self.is_on = False
-            log.warning("Redis is back")
+            seconds = time.monotonic() - self.began_s
+            self.past_s += seconds
+            log.warning("Redis is back", extra=event("redis_back", seconds=round(seconds, 3)))
 
     async def insist(self, act: Callable[[], Awaitable[T]], *, unless: Errors = ()) -> T:
         """Do a verb until the server answers: every verb is safe to send again. Raises: LedgerError, and `unless`."""

@@ -2,7 +2,8 @@
 
 arq keeps the lifecycle, hooks, signals, health key and cron (on a queue of its own, for housekeeping); its polling,
 its claim and its finish are replaced by the bus. `Dispatch` claims, admits and sends, its `Settler` settles, the
-`Pulse` renews and lapses, the `Doorbells` wake. This file owns the beginning and the end.
+`Pulse` renews and lapses, the `Doorbells` wake. This file owns the beginning and the end; when the ledger has lost
+writes, `Salvage` tells it what this process knows before the end.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import secrets
 import signal
 import socket
 import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -22,15 +25,19 @@ from arq.cron import cron
 from arq.worker import Worker, func
 from redis.exceptions import RedisError
 
-from farebox.errors import FareboxError
+from farebox.errors import FareboxError, LedgerError
 from farebox.keys import Keys
 from farebox.records import FUNCTION
 from farebox.scripts import Tongue
+from farebox_worker.bus.fold import fold
 from farebox_worker.bus.sweep import sweep
 from farebox_worker.dispatch import Dispatch
+from farebox_worker.events import event
+from farebox_worker.health import Health
 from farebox_worker.outage import Outage
 from farebox_worker.pulse import Pulse
 from farebox_worker.routes import Routes
+from farebox_worker.salvage import Salvage
 from farebox_worker.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -38,6 +45,7 @@ log = logging.getLogger(__name__)
 HOUSEKEEPING_S = 5.0
 STOP_S = 3.0  # for the claim that is under way; longer only while Redis is away
 SWEEP_SECONDS = set(range(0, 60, 10))
+FOLD_SECOND = 35
 
 
 class Process(Worker):
@@ -54,6 +62,7 @@ class Process(Worker):
     Attributes:
         failure: the error that made it stop sending, or None.
         dispatch: what it works on.
+        health: whether it can work.
     """
 
     def __init__(
@@ -72,7 +81,10 @@ class Process(Worker):
         super().__init__(
             [func(_never_by_arq, name=FUNCTION)],
             queue_name=self.keys.housekeeping,
-            cron_jobs=[cron(self._sweep_cancelled, name=f"{namespace}:sweep", second=SWEEP_SECONDS)],
+            cron_jobs=[
+                cron(self._sweep_cancelled, name=f"{namespace}:sweep", second=SWEEP_SECONDS),
+                cron(self._fold_journal, name=f"{namespace}:fold", second=FOLD_SECOND),
+            ],
             redis_pool=redis,
             burst=burst,
             handle_signals=False,
@@ -89,6 +101,7 @@ class Process(Worker):
         self.failure: FareboxError | None = None
         self._tongue = Tongue(redis, self.keys)
         self._outage = Outage()
+        self.health = Health(self._tongue, self._outage, routes, settings.providers)
         self.dispatch = Dispatch(self._tongue, self._outage, settings, routes, only_batch=only_batch)
         self._pulse = Pulse(
             self._tongue,
@@ -98,6 +111,13 @@ class Process(Worker):
             worker_id=self.worker_id,
             describe=self._describe,
         )
+        self._salvage = Salvage(
+            self._tongue,
+            self._outage,
+            lease_ms=int(settings.worker.lease_s * 1000),
+            running=self.dispatch.running,
+        )
+        self._salvaging: asyncio.Task[None] | None = None
         self._leaving = asyncio.Event()
         self._signals = 0
         self._catches_signals = handle_signals
@@ -106,6 +126,17 @@ class Process(Worker):
     def in_flight(self) -> int:
         """Attempts claimed and not yet settled."""
         return self.dispatch.in_flight
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether it claims nothing more."""
+        return self._leaving.is_set()
+
+    def why_unready(self) -> str:
+        """Why it should not be counted on, in words; "" when it works."""
+        if self.failure:
+            return f"stopping: {self.failure}"
+        return "draining: nothing more is claimed" if self.is_draining else self.health.why_unready()
 
     # --- the beginning ------------------------------------------------------------------------------------------
 
@@ -119,15 +150,17 @@ class Process(Worker):
         if self.on_startup:
             await self.on_startup(self.ctx)
         work = self.dispatch
-        settling = asyncio.create_task(work.settler.run())
-        serving = asyncio.create_task(work.serve(until_empty=self.burst))
-        loops = [self._pulse.beat(), work.bells.hear_control(self._heard), self._keep_house()]
+        settling = asyncio.create_task(self._guard(work.settler.run, goes_on=True))
+        serving = asyncio.create_task(self._guard(lambda: work.serve(until_empty=self.burst)))
+        loops = [self._guard(self._pulse.beat), work.bells.hear_control(self._heard), self._keep_house()]
         others = [asyncio.create_task(loop) for loop in loops]
         try:
             await self._until_over(settling, serving, others)
         finally:
             work.bells.stop_listening()
-            await _end({serving, settling, *others})
+            await _end({serving, settling, *others, *([self._salvaging] if self._salvaging else [])})
+            if report := self._salvage.report():
+                log.error("ledger lost: %s", report, extra=event("ledger_told", report=report))
             self.jobs_complete, self.jobs_failed, self.jobs_retried = work.complete, work.failed, work.retried
         if self.failure:
             raise self.failure
@@ -139,7 +172,8 @@ class Process(Worker):
 
     def _describe(self) -> dict[str, str | int]:
         self.routes.refresh_prices()
-        return {"in_flight": self.in_flight, "lanes": ",".join(sorted(self.dispatch.served()))}
+        lanes = "\n".join(sorted(self.dispatch.served()))
+        return {"in_flight": self.in_flight, "batch": self.dispatch.only_batch, "lanes": lanes}
 
     # --- the end ------------------------------------------------------------------------------------------------
 
@@ -161,16 +195,47 @@ class Process(Worker):
         self.dispatch.stop()
         await asyncio.wait([serving], timeout=0.0 if self._signals > 1 else STOP_S)
         sending = self.dispatch.sending
-        ends = time.monotonic() + (0.0 if self.failure else self.settings.worker.drain_s)
+        is_broken = self.failure is not None and self._salvaging is None
+        ends = time.monotonic() + (0.0 if is_broken else self.settings.worker.drain_s)
         while sending and time.monotonic() < ends and self._signals < 2:
             await asyncio.wait(list(sending.values()), timeout=0.1)
         for task in list(sending.values()):
             task.cancel()
         await asyncio.gather(*sending.values(), return_exceptions=True)
-        flushed = asyncio.create_task(self.dispatch.settler.flushed())
+        flushed = asyncio.create_task(self._all_told())
         while not (flushed.done() or settling.done() or (self._signals > 1 and self._outage.is_on)):
             await asyncio.wait([flushed, settling], timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
         flushed.cancel()
+
+    async def _all_told(self) -> None:
+        """Wait until everything is settled, and a ledger that lost writes was told what it has to know."""
+        await self.dispatch.settler.flushed()
+        if self._salvaging:
+            await self._salvage.told.wait()
+
+    async def _guard(self, work: Callable[[], Awaitable[None]], *, goes_on: bool = False) -> None:
+        """Do work until it meets a lost ledger; what `goes_on` is begun again, by now on what is left of it."""
+        try:
+            await work()
+        except LedgerError as error:
+            self._lose(error)
+            if goes_on:
+                await work()
+
+    def _lose(self, error: LedgerError) -> None:
+        """Stop sending at once, and begin to tell what this process knows; whoever notices first calls it."""
+        if self._salvaging:
+            return
+        self.failure = self.failure or error
+        sending = len(self.dispatch.sending)
+        extra = event("ledger_lost", why=error.what, in_flight=sending)
+        log.error("worker stops: %s %d calls that are on their way may finish", error.what, sending, extra=extra)
+        self.dispatch.halt()
+        self.dispatch.settler.speak(self._salvage.remains)
+        settled = self.dispatch.recent.before(self._tongue.heard_s)
+        results_ttl_ms = int(self.settings.retention.results_days * 86_400_000)
+        self._salvaging = asyncio.create_task(self._salvage.run(settled, results_ttl_ms=results_ttl_ms))
+        self.drain()
 
     def _note_failure(self, task: asyncio.Task[None], among: set[asyncio.Task[Any]] | None = None) -> None:
         if among is not None and task not in among:
@@ -178,7 +243,9 @@ class Process(Worker):
         if not task.done() or task.cancelled() or (error := task.exception()) is None or self.failure:
             return
         self.failure = error if isinstance(error, FareboxError) else FareboxError(f"worker failed: {error!r}")
-        log.error("worker stops: %s", error, exc_info=None if isinstance(error, FareboxError) else error)
+        is_ours = isinstance(error, FareboxError)
+        extra = event("stopped", why=str(error) if is_ours else type(error).__name__)
+        log.error("worker stops: %s", error, exc_info=None if is_ours else error, extra=extra)
 
     def drain(self) -> None:
         """Claim nothing more, let running calls finish and settle, then end."""
@@ -193,7 +260,9 @@ class Process(Worker):
     def handle_sig(self, signum: signal.Signals) -> None:
         """Drain at the first signal, leave at the second."""
         self._signals += 1
-        log.info("%s: %s", signal.Signals(signum).name, "draining" if self._signals == 1 else "leaving now")
+        name, is_first = signal.Signals(signum).name, self._signals == 1
+        extra = event("draining" if is_first else "leaving", signal=name, in_flight=self.in_flight)
+        log.info("%s: %s", name, "draining" if is_first else "leaving now", extra=extra)
         self.drain()
 
     async def depart(self) -> None:
@@ -201,7 +270,7 @@ class Process(Worker):
         try:
             await self.pool.delete(self.keys.worker(self.worker_id), self.health_check_key)
         except (RedisError, OSError) as error:
-            log.info("leaving without a farewell: %s", error)
+            log.info("leaving without a farewell: %s", error, extra=event("farewell_failed", why=str(error)))
         if self.on_shutdown:
             await self.on_shutdown(self.ctx)
 
@@ -231,8 +300,18 @@ class Process(Worker):
         del ctx
         results_ttl_ms = int(self.settings.retention.results_days * 86_400_000)
         total = 0
-        while swept := await sweep(self._tongue, results_ttl_ms=results_ttl_ms):
-            total += swept
+        with suppress(LedgerError):  # the pulse meets it too, and ends the process
+            while swept := await sweep(self._tongue, results_ttl_ms=results_ttl_ms):
+                total += swept
+        return total
+
+    async def _fold_journal(self, ctx: dict[Any, Any]) -> int:
+        """Sum bookings that are old, or too many, into the checkpoints."""
+        del ctx
+        total = 0
+        with suppress(LedgerError):
+            while folded := await fold(self._tongue, keep_days=self.settings.retention.journal_days):
+                total += folded
         return total
 
 

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 
 from redis.exceptions import RedisError
 
-from farebox.errors import LedgerError
+from farebox.errors import LedgerError, LedgerLostError
 from farebox.scripts import Tongue
 from farebox_worker.attempt import Attempt
-from farebox_worker.bus.lapse import lapse
+from farebox_worker.bus.lapse import Lapsed, lapse
+from farebox_worker.bus.reassert import reassert
 from farebox_worker.bus.renew import renew
+from farebox_worker.events import event
 from farebox_worker.outage import Outage
+from farebox_worker.recent import known
+
+log = logging.getLogger(__name__)
 
 TICK_S = 1.0
 HEARTBEAT_S = 10.0
+HEARTBEAT_TTL_MS = 30_000  # three beats missed: it is dead, or cut off
+INDEX_TTL_MS = 3_600_000
 
 
 class Pulse:
@@ -47,8 +56,15 @@ class Pulse:
         self._outage = outage
         self._lease_s = lease_s
         self._running = running
-        self._key = tongue.keys.worker(worker_id)
+        self._worker_id = worker_id
         self._describe = describe
+        self._lanes: str | int = ""
+        self._origin: dict[str, str | int] = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "version": version("farebox"),
+            "started_ms": int(time.time() * 1000),
+        }
 
     async def beat(self) -> None:
         """Lapse once a second, renew every third of a lease, show a heartbeat every 10 s. Raises: LedgerError."""
@@ -60,9 +76,10 @@ class Pulse:
                 if now - renewed >= self._lease_s / 3 - tick_s / 2:
                     await self._renew()
                     renewed = now
-                await lapse(self._tongue)
-                if now - shown >= HEARTBEAT_S:
-                    await self._show()
+                _tell(await lapse(self._tongue))
+                state = self._describe()
+                if now - shown >= HEARTBEAT_S or state["lanes"] != self._lanes:
+                    await self._show(state)
                     shown = now
             except LedgerError:
                 raise
@@ -71,16 +88,35 @@ class Pulse:
             await asyncio.sleep(tick_s)
 
     async def _renew(self) -> None:
-        before = time.monotonic()
+        before, lease_ms = time.monotonic(), int(self._lease_s * 1000)
         running = list(self._running.values())
-        lost = await renew(self._tongue, [one.claimed for one in running], lease_ms=int(self._lease_s * 1000))
+        lost = await renew(self._tongue, [one.claimed for one in running], lease_ms=lease_ms)
         gone = {claimed.token for claimed in lost}
+        missed = [one for one in running if one.claimed.token in gone and one.deadline]
         for one in running:
             one.deadline = 0.0 if one.claimed.token in gone else before + self._lease_s
+        if missed and (unknown := await reassert(self._tongue, [known(one) for one in missed], lease_ms=lease_ms)):
+            # its seq can have caught up with ours meanwhile: a hold that is nowhere is the proof
+            raise LedgerLostError(f"the server's ledger does not know {len(unknown)} running calls: it lost writes.")
 
-    async def _show(self) -> None:
-        state: dict[str, str | int] = {"host": socket.gethostname(), "pid": os.getpid(), **self._describe()}
-        async with self._tongue.redis.pipeline(transaction=True) as pipe:
-            pipe.hset(self._key, mapping=state)
-            pipe.pexpire(self._key, int(HEARTBEAT_S * 3000))
+    async def _show(self, state: dict[str, str | int]) -> None:
+        """Write the heartbeat, and a line in the index of all workers, by the server's clock."""
+        redis, keys = self._tongue.redis, self._tongue.keys
+        seconds, micros = await redis.time()
+        now_ms = seconds * 1000 + micros // 1000
+        async with redis.pipeline(transaction=True) as pipe:
+            pipe.hset(keys.worker(self._worker_id), mapping={**self._origin, **state})
+            pipe.pexpire(keys.worker(self._worker_id), HEARTBEAT_TTL_MS)
+            pipe.zadd(keys.workers, {self._worker_id: now_ms})
+            pipe.zremrangebyscore(keys.workers, "-inf", now_ms - INDEX_TTL_MS)
+            pipe.pexpire(keys.workers, INDEX_TTL_MS)
             await pipe.execute()
+        self._lanes = state["lanes"]
+
+
+def _tell(lapsed: list[Lapsed]) -> None:
+    if lapsed:
+        owed = sum(one.hold_nusd is not None for one in lapsed)
+        extra = event("lapsed", jobs=len(lapsed), unconfirmed=owed)
+        words = "%d leases of workers that are gone were ended; %d of their calls are unconfirmed"
+        log.warning(words, len(lapsed), owed, extra=extra)

@@ -7,17 +7,39 @@ credentials is stopped here; other workers go on.
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from farebox.errors import FareboxError
 from farebox_worker.catalogue import Catalogue, Entry
+from farebox_worker.events import event
 from farebox_worker.prices import PriceTable
 from farebox_worker.providers.base import Adapter
 
 log = logging.getLogger(__name__)
 
 PRICES_TTL_S = 3600.0
+
+
+class Patience:
+    """Counts how often in a row a lane's provider had no room, so that each pause can be longer than the one before."""
+
+    def __init__(self) -> None:
+        self._rounds = 0
+        self._counted_s = -math.inf
+
+    def refused(self, sent_s: float) -> int:
+        """Count a refusal of a call that was sent at `sent_s` (monotonic); calls sent together count once."""
+        if sent_s > self._counted_s:
+            self._rounds += 1
+            self._counted_s = time.monotonic()
+        return self._rounds
+
+    def answered(self) -> None:
+        """Begin anew: there was room."""
+        self._rounds = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +49,7 @@ class Route:
     lane: str
     entry: Entry
     provider: Adapter
+    patience: Patience = field(default_factory=Patience)
 
 
 class Routes:
@@ -55,7 +78,8 @@ class Routes:
                 route = self.lay(lane)
             except FareboxError as error:
                 self.unserved[lane] = str(error)
-                log.warning("lane %s is not served here: %s", lane, error)
+                extra = event("lane_unserved", lane=lane, why=str(error))
+                log.warning("lane %s is not served here: %s", lane, error, extra=extra)
         return route
 
     def lay(self, lane: str) -> Route:

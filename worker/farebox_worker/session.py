@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shlex
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 
 from arq.connections import ArqRedis
 
-from farebox.connection import check_server, connect
-from farebox.errors import InputError, NoLedgerError
+from farebox.connection import check_server, connect, shown
+from farebox.errors import InputError, LedgerError
 from farebox.ledger import GLOBAL, Ledger
-from farebox.money import dollars, dollars_from_nusd, nusd_from_usd
+from farebox.money import dollars, dollars_from_nusd, nusd_from_usd, usd_from_nusd
 from farebox_worker.bus.lapse import lapse
-from farebox_worker.embedded import EmbeddedServer, holds_no_data
+from farebox_worker.embedded import EmbeddedServer, has_begun, holds_no_data, note_begun
+from farebox_worker.events import event
 from farebox_worker.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -44,11 +46,13 @@ class Session:
 
 
 @asynccontextmanager
-async def open_session(settings: Settings, *, creates: bool = False) -> AsyncIterator[Session]:
+async def open_session(settings: Settings, *, creates: bool = False, adopts: bool = False) -> AsyncIterator[Session]:
     """Open the bus that the settings name.
 
     `creates` allows an embedded data directory to be begun, with its ledger; nothing else ever creates a ledger here.
-    Raises: ServerError when Redis is unreachable or unfit; InputError when there is nothing here yet.
+    With `adopts` the ledger is left as it is found, and an embedded server's first user stays alone with it.
+    Raises: ServerError when Redis is unreachable or unfit; InputError when there is nothing here yet. A LedgerError
+    that passes through is told the flags that lead here.
     """
     with ExitStack() as stack:
         server = None
@@ -66,21 +70,32 @@ async def open_session(settings: Settings, *, creates: bool = False) -> AsyncIte
         try:
             await check_server(redis, url=url)
             session = Session(settings, url, redis, Ledger(redis, settings.redis.namespace), server)
-            await _prepare_ledger(session, creates=creates)
-            if server:
-                session = replace(session, dead_holds=await _end_the_dead(session))
+            if not adopts:
+                await _prepare_ledger(session, creates=creates)
+            if server and not adopts:
+                session = replace(session, dead_holds=await end_the_dead(session))
                 server.let_others_in()
             yield session
+        except LedgerError as error:
+            error.place = place_of(settings)
+            raise
         finally:
             await redis.aclose(close_connection_pool=True)
 
 
-async def _end_the_dead(session: Session) -> tuple[int, ...]:
+def place_of(settings: Settings) -> str:
+    """The flags that lead a command to the same server; a password in them is hidden."""
+    if settings.redis.url is None:
+        return f"--data-dir {shlex.quote(str(settings.redis.data_dir))}"
+    return f"--redis {shlex.quote(shown(settings.redis.url))}"
+
+
+async def end_the_dead(session: Session) -> tuple[int, ...]:
     """When no other process uses the data directory, whatever is leased there belongs to a killed one: end it."""
     if session.server is None or not session.server.first_user:
         return ()
     holds: list[int] = []
-    with suppress(NoLedgerError):
+    with suppress(LedgerError):  # whoever needs the ledger says so
         while ended := await lapse(session.ledger.tongue, dead=True):
             holds += [end.hold_nusd for end in ended if end.hold_nusd is not None]
     return tuple(holds)
@@ -89,19 +104,26 @@ async def _end_the_dead(session: Session) -> tuple[int, ...]:
 async def _prepare_ledger(session: Session, *, creates: bool) -> None:
     """On the embedded server the file's limit is authoritative; on a shared one a difference is only told."""
     ledger, stated = session.ledger, session.settings.budget.limit_usd
+    if session.server and creates:
+        await _begin(session, session.server)
+    epoch, lost = await ledger.identity()
+    if not epoch or lost:  # whoever needs the ledger says so
+        return
     if session.server is None:
-        try:
-            await ledger.epoch()
-        except NoLedgerError:
-            return
         limit = (await ledger.scope()).limit_nusd
         if stated is not None and limit != nusd_from_usd(stated):
             actual = "no limit" if limit is None else dollars_from_nusd(limit)
             log.warning(
-                "[budget] limit_usd says %s, the server's ledger %s: the server's counts", dollars(stated), actual
-            )
+                "[budget] limit_usd says %s, the server's ledger %s: the server's counts", dollars(stated), actual,
+                extra=event("limit_differs", stated_usd=stated, limit_usd=limit and usd_from_nusd(limit)),
+            )  # fmt: skip
         return
-    if creates:
-        await ledger.create()
     if stated is not None and (await ledger.scope()).limit_nusd != nusd_from_usd(stated):
         await ledger.set_limit(GLOBAL, nusd_from_usd(stated))
+
+
+async def _begin(session: Session, server: EmbeddedServer) -> None:
+    """Create the ledger of a new data directory. Where one was begun before and is gone, its data was lost."""
+    if server.created or not has_begun(server.data_dir, session.namespace):
+        await session.ledger.create()
+        await asyncio.to_thread(note_begun, server.data_dir, session.namespace)

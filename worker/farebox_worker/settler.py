@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 
@@ -16,6 +17,9 @@ from redis.exceptions import ResponseError
 from farebox.errors import LedgerError
 from farebox.scripts import Tongue
 from farebox_worker.bus.settle import Settlement, settle
+from farebox_worker.events import event
+from farebox_worker.meters import GROUP_JOBS as GROUP_BOUNDS
+from farebox_worker.meters import SETTLE_S, Histogram
 from farebox_worker.outage import Outage
 
 log = logging.getLogger(__name__)
@@ -33,6 +37,9 @@ class Settler:
         outage: told when the server is away.
         results_ttl_ms: how long results are kept.
         on_settled: told of each acknowledged settlement and its word ("done", "money", "repeat").
+
+    Attributes:
+        group_jobs, group_s: how large acknowledged groups were, and how long they took to be acknowledged.
     """
 
     def __init__(
@@ -47,6 +54,13 @@ class Settler:
         self._pending = 0
         self._empty = asyncio.Event()
         self._empty.set()
+        self.group_jobs = Histogram(GROUP_BOUNDS)
+        self.group_s = Histogram(SETTLE_S)
+
+    @property
+    def pending(self) -> int:
+        """Settlements that are not acknowledged yet."""
+        return self._pending
 
     def put(self, settlement: Settlement) -> None:
         """Take over a settlement; it will be written."""
@@ -54,6 +68,10 @@ class Settler:
         self._pending += 1
         self._empty.clear()
         self._filled.set()
+
+    def speak(self, tongue: Tongue) -> None:
+        """Write from now on by another tongue."""
+        self._tongue = tongue
 
     async def flushed(self) -> None:
         """Wait until everything that was put is acknowledged."""
@@ -88,13 +106,21 @@ class Settler:
         def verb() -> Awaitable[list[str]]:
             return settle(self._tongue, group, results_ttl_ms=self._results_ttl_ms)
 
+        began_s = time.monotonic()
         try:
             words = await self._outage.insist(verb, unless=ResponseError if len(group) > 1 else ())
         except ResponseError as error:
-            log.error("settling %d attempts together failed (%s): one by one", len(group), error)  # noqa: TRY400
+            extra = event("settle_split", jobs=len(group), why=str(error))
+            log.error("settling %d attempts together failed (%s): one by one", len(group), error, extra=extra)  # noqa: TRY400
             for settlement in group:
                 await self._settle([settlement])
             return
+        seconds = time.monotonic() - began_s
+        self.group_jobs.add(len(group))
+        self.group_s.add(seconds)
+        if log.isEnabledFor(logging.DEBUG):
+            extra = event("settled", jobs=len(group), seconds=round(seconds, 6))
+            log.debug("settled %d attempts in %.1f ms", len(group), seconds * 1000, extra=extra)
         self._pending -= len(group)
         if not self._pending:
             self._empty.set()
