@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import click
+from redis.exceptions import NoPermissionError
 
 from farebox.batch import Batch, Progress, list_batches
 from farebox_worker.bus.sweep import sweep
-from farebox_worker.cli.options import common, json_option, print_json, print_table, run_async, say
+from farebox_worker.cli.options import common, json_option, plain, print_json, print_table, run_async, say
 from farebox_worker.cli.summary import money_fields
 from farebox_worker.run.screen import money_line
 from farebox_worker.session import Session, open_session
@@ -65,7 +67,7 @@ async def _status(settings: Settings, name: str, *, as_json: bool) -> None:
         ]
         print_json(_progress_json(progress) | state | {"blocked": limits})
         return
-    click.echo(f"{progress.batch_id} ({progress.name}): {_state(progress)}")
+    click.echo(f"{progress.batch_id} ({plain(progress.name)}): {_state(progress)}")
     click.echo(f"  {progress.finished:,} of {_total(progress)} done, {progress.failed:,} failed, "
                f"{progress.cancelled_jobs:,} cancelled")  # fmt: skip
     click.echo(f"  {running:,} running, {waiting:,} waiting, {parked:,} parked")
@@ -99,8 +101,9 @@ async def _cancel(settings: Settings, name: str, *, as_json: bool) -> None:
 async def _sweep_all(session: Session, name: str) -> int:
     ttl_ms = int(session.settings.retention.results_days * 86_400_000)
     total = 0
-    while swept := await sweep(session.ledger.tongue, results_ttl_ms=ttl_ms, batch=name):
-        total += swept
+    with suppress(NoPermissionError):  # an ACL keeps producers from writing results: the workers sweep
+        while swept := await sweep(session.ledger.tongue, results_ttl_ms=ttl_ms, batch=name):
+            total += swept
     return total
 
 

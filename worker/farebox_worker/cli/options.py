@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
+from farebox_worker.events import JsonLines, PlainLines, secrets_in
 from farebox_worker.settings import MAX_USD, Settings, load
 
 T = TypeVar("T")
@@ -61,6 +62,12 @@ USD = UsdType()
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 
 
+def refuse_early_flags(ctx: click.Context, words: str) -> None:
+    """Refuse flags before a subcommand, where they would lead nowhere. Raises: UsageError."""
+    if any(ctx.params.values()):
+        raise click.UsageError(f"put the flags after the word: farebox {words} --flag")
+
+
 def run_async(work: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on uvloop where it is installed, else on asyncio's own loop."""
     try:
@@ -81,19 +88,29 @@ def say(message: str) -> None:
     click.echo(message, err=True)
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table on stdout: the first column to the left, numbers to the right; tabs when it is no terminal."""
+def plain(text: str) -> str:
+    """What may be shown on a terminal: names and errors are others' words, and may hold control characters."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, text: Sequence[str] = ()) -> None:
+    """Print a table on stdout: the first column and those named in `text` to the left, numbers to the right.
+
+    When stdout is no terminal, cells are parted by tabs. Cells are shown as they are, without control characters.
+    """
+    cells = [[plain(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
-        click.echo("\n".join("\t".join(row) for row in [columns, *rows]))
+        click.echo("\n".join("\t".join(row) for row in [columns, *cells]))
         return
     from rich.console import Console  # noqa: PLC0415 - only tables need it
     from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
 
     table = Table(box=None, pad_edge=False, header_style="dim")
     for number, name in enumerate(columns):
-        table.add_column(name, justify="right" if number else "left")
-    for row in rows:
-        table.add_row(*row)
+        table.add_column(name, justify="right" if number and name not in text else "left")
+    for row in cells:
+        table.add_row(*map(Text, row))
     Console(highlight=False).print(table)
 
 
@@ -110,6 +127,11 @@ def child_environment(settings: Settings) -> dict[str, str]:
     return os.environ | ({"FAREBOX_REDIS_URL": settings.redis.url} if settings.redis.url else {})
 
 
+def secrets_of(settings: Settings) -> tuple[str, ...]:
+    """What no log line and no page may hold: the providers' keys, and the password of Redis."""
+    return secrets_in(os.environ, [one.api_key_env for one in settings.providers.values()], settings.redis.url)
+
+
 class _StderrHandler(logging.Handler):
     """Writes to what stderr is at the moment: the live screen takes it over, and keeps its lines apart."""
 
@@ -117,13 +139,18 @@ class _StderrHandler(logging.Handler):
         print(self.format(record), file=sys.stderr, flush=True)
 
 
-def log_to_stderr(*, is_quiet: bool = False) -> None:
-    """Send our own log to stderr, one plain line per event."""
-    logging.basicConfig(
-        level=logging.WARNING if is_quiet else logging.INFO,
-        format="%(asctime)s %(levelname)s %(message)s",
-        handlers=[_StderrHandler()],
-    )
-    logging.getLogger("farebox_worker").setLevel(logging.WARNING if is_quiet else logging.INFO)
+def log_to_stderr(
+    *, is_quiet: bool = False, is_verbose: bool = False, is_json: bool = False, secrets: Iterable[str] = ()
+) -> None:
+    """Send our own log to stderr, one line per event, plain or JSON; `secrets` are never shown.
+
+    Warnings alone when quiet, what happens to each job when verbose.
+    """
+    level = logging.WARNING if is_quiet else logging.DEBUG if is_verbose else logging.INFO
+    handler = _StderrHandler()
+    handler.setFormatter(JsonLines(secrets) if is_json else PlainLines(secrets))
+    logging.basicConfig(level=max(level, logging.INFO), handlers=[handler])
+    logging.captureWarnings(is_json)
+    logging.getLogger("farebox_worker").setLevel(level)
     for noisy in ("arq", "httpx2", "httpcore2", "openai", "anthropic", "aiohttp"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

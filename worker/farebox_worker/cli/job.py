@@ -1,0 +1,160 @@
+"""`farebox job`: one job, wherever it is."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import click
+
+from farebox.money import dollars_from_nusd, usd_from_nusd
+from farebox.records import Result, ResultEnvelope
+from farebox_worker.cli.lanes import pause_json
+from farebox_worker.cli.options import common, json_option, plain, print_json, run_async
+from farebox_worker.jobs import JobView, name_job, read_job
+from farebox_worker.run.screen import span
+from farebox_worker.session import open_session
+from farebox_worker.settings import Settings
+
+_MEANINGS = {
+    "leased": "leased: a worker has it and has not sent it yet",
+    "gone": "gone: it ended, and its result was collected, deleted or has expired",
+    "undecodable": "undecodable: it was written by something else, or a newer Farebox",
+    "stray": "stray: its payload is kept, but it stands in no flow; submit its file again to go on",
+}
+
+
+@click.command()
+@click.argument("words", nargs=-1, required=True, metavar="ID | BATCH CUSTOM_ID")
+@json_option
+@common
+def job(settings: Settings, words: tuple[str, ...], as_json: bool) -> None:
+    """Show one job: its state, its attempts, its money, its error.
+
+    \b
+    farebox job 3f2a90c1d2e3f4a5b6c7d8e9      the id in `farebox.job` of its output line
+    farebox job nightly row-17                its batch and custom id
+    """  # noqa: D301 - \b is click's mark for "do not wrap"
+    run_async(_job(settings, words, as_json=as_json))
+
+
+async def _job(settings: Settings, words: tuple[str, ...], *, as_json: bool) -> None:
+    async with open_session(settings) as session:
+        await session.ledger.epoch(even_lost=True)
+        identity, batch_id = name_job(session.ledger.keys, words)
+        view = await read_job(session.ledger, identity, batch_id)
+    if as_json:
+        print_json(_view_json(view))
+        return
+    for line in [f"{view.job_id}: {_headline(view)}", *(f"  {line}" for line in _lines(view))]:
+        click.echo(plain(line))
+
+
+def _headline(view: JobView) -> str:
+    left = span(max(0.0, (view.due_ms - view.now_ms) / 1000))
+    if view.state in ("retry due", "not yet due"):
+        return f"{view.state} in {left} ({_moment(view.due_ms)})"
+    if view.state == "running" and view.hold_nusd is not None:
+        return f"running, {dollars_from_nusd(view.hold_nusd)} held; its lease ends in {left} unless renewed"
+    if view.state == "parked" and view.blocked:
+        scope, need = view.blocked
+        return f"parked at the limit of {scope}: a job of its flow needs {dollars_from_nusd(need)}"
+    return _MEANINGS.get(view.state, view.state)
+
+
+def _lines(view: JobView) -> list[str]:
+    lines = [f"batch {view.batch_id or 'unknown'}, custom id {view.custom_id or 'unknown'}"]
+    if view.lane:
+        lines.append(f"lane {view.lane}, flow {view.flow or 'unknown'}")
+    if view.enqueued_ms:
+        lines.append(f"submitted {_moment(view.enqueued_ms)}")
+    lines.append(_attempts(view))
+    if view.pause:
+        lines.append(f"its lane is {view.pause}")
+    if view.cancelled_batch and view.ended is None and view.state != "gone":
+        lines.append("its batch is cancelled: it will not be sent")
+    lines += [
+        f"unconfirmed {dollars_from_nusd(one.amount_nusd)}: attempt {one.token}, {_moment(one.since_ms)}, {one.why}"
+        for one in view.unconfirmed
+    ]
+    return lines + (_result_lines(view.ended.r, view.ended.st, view.ended.ft) if view.ended else [])
+
+
+def _attempts(view: JobView) -> str:
+    words = f"attempts {view.attempts}" + (" before this one" if view.state in ("leased", "running") else "")
+    if view.doubts:
+        words += f", {view.doubts} of unknown outcome"
+    if view.claims:
+        words += f", claimed {view.claims} times by workers that died before sending it"
+    return words
+
+
+def _result_lines(result: Result, started_ms: int, ended_ms: int) -> list[str]:
+    lines = [f"ended {_moment(ended_ms)}, the last attempt began {_moment(started_ms)}"]
+    if result.outcome == "succeeded":
+        lines.append(f"finish {result.finish or 'unknown'}, latency {result.latency_ms:,} ms")
+    else:
+        status = f" (HTTP {result.status_code})" if result.status_code else ""
+        lines.append(f"error {result.error_code or 'unknown'}{status}: {result.error_message[:1000]}")
+    tokens = f"{result.input_tokens:,} tokens in, {result.output_tokens:,} out"
+    owed = f", {dollars_from_nusd(result.unconfirmed_nusd)} unconfirmed" if result.unconfirmed_nusd else ""
+    lines.append(f"cost {dollars_from_nusd(result.cost_nusd)}{owed}, {tokens}")
+    if result.request_id:
+        lines.append(f"request id {result.request_id}")
+    return lines
+
+
+def _moment(ms: int) -> str:
+    try:
+        return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):  # a producer's clock may say anything
+        return f"{ms} ms"
+
+
+def _view_json(view: JobView) -> dict[str, object]:
+    blocked = {"scope": view.blocked[0], "need_nusd": view.blocked[1]} if view.blocked else None
+    return {
+        "job": view.job_id,
+        "batch_id": view.batch_id or None,
+        "custom_id": view.custom_id or None,
+        "state": view.state,
+        "lane": view.lane or None,
+        "flow": view.flow or None,
+        "enqueued_ms": view.enqueued_ms or None,
+        "due_ms": view.due_ms or None,
+        "attempts": view.attempts,
+        "doubts": view.doubts,
+        "claims": view.claims,
+        "hold_nusd": view.hold_nusd,
+        "hold_usd": None if view.hold_nusd is None else usd_from_nusd(view.hold_nusd),
+        "blocked": blocked,
+        "paused": pause_json(view.pause) if view.pause else None,
+        "batch_cancelled": view.cancelled_batch,
+        "unconfirmed": [
+            {"attempt": one.token, "amount_nusd": one.amount_nusd, "amount_usd": usd_from_nusd(one.amount_nusd),
+             "since_ms": one.since_ms, "why": one.why}
+            for one in view.unconfirmed
+        ],
+        "result": _result_json(view.ended) if view.ended else None,
+    }  # fmt: skip
+
+
+def _result_json(ended: ResultEnvelope) -> dict[str, object]:
+    result = ended.r
+    return {
+        "outcome": result.outcome,
+        "finish": result.finish or None,
+        "status_code": result.status_code or None,
+        "error_code": result.error_code or None,
+        "error_message": result.error_message or None,
+        "request_id": result.request_id or None,
+        "cost_nusd": result.cost_nusd,
+        "cost_usd": usd_from_nusd(result.cost_nusd),
+        "unconfirmed_nusd": result.unconfirmed_nusd,
+        "unconfirmed_usd": usd_from_nusd(result.unconfirmed_nusd),
+        "input_tokens": result.input_tokens,
+        "output_tokens": result.output_tokens,
+        "latency_ms": result.latency_ms,
+        "price_version": result.price_version or None,
+        "started_ms": ended.st,
+        "ended_ms": ended.ft,
+    }

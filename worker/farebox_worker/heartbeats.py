@@ -1,0 +1,67 @@
+"""Who lives: the heartbeats that worker processes show, as operators read them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+
+from farebox.keys import Keys
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """What a worker process last said of itself; it is gone 30 s after its last word.
+
+    Attributes:
+        batch: the one batch it serves, "" when it serves all.
+        lanes: those it has a provider and a key for.
+        in_flight: attempts claimed and not yet settled.
+        age_s: how long ago this was, by the server's clock.
+    """
+
+    worker_id: str
+    host: str
+    pid: int
+    version: str
+    started_ms: int
+    batch: str
+    lanes: tuple[str, ...]
+    in_flight: int
+    age_s: float
+
+
+async def read_heartbeats(redis: Redis, keys: Keys) -> list[Heartbeat]:
+    """Read every living worker process, by host and pid. Costs one command per process, in two round trips."""
+    async with redis.pipeline(transaction=False) as pipe:
+        pipe.zrange(keys.workers, 0, -1, withscores=True)
+        pipe.time()
+        index, (seconds, micros) = await pipe.execute()
+    ids = {worker_id.decode(): beat_ms for worker_id, beat_ms in index}
+    async with redis.pipeline(transaction=False) as pipe:
+        for worker_id in ids:
+            pipe.hgetall(keys.worker(worker_id))
+        states = await pipe.execute() if ids else []
+    now_ms = seconds * 1000 + micros / 1000
+    found = [
+        _heartbeat(worker_id, state, max(0.0, (now_ms - beat_ms) / 1000))
+        for (worker_id, beat_ms), state in zip(ids.items(), states, strict=True)
+        if state  # else it has left, or died
+    ]
+    return sorted(found, key=lambda one: (one.host, one.pid))
+
+
+def _heartbeat(worker_id: str, state: Mapping[bytes, bytes], age_s: float) -> Heartbeat:
+    said = {name.decode(): value.decode(errors="replace") for name, value in state.items()}
+    return Heartbeat(
+        worker_id=worker_id,
+        host=said.get("host", ""),
+        pid=int(said.get("pid", 0)),
+        version=said.get("version", ""),
+        started_ms=int(said.get("started_ms", 0)),
+        batch=said.get("batch", ""),
+        lanes=tuple(lane for lane in said.get("lanes", "").split("\n") if lane),
+        in_flight=int(said.get("in_flight", 0)),
+        age_s=age_s,
+    )
