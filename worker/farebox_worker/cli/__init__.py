@@ -16,16 +16,24 @@ from farebox.errors import ConfigError, FareboxError, InputError, ModelNotFoundE
 
 _COMMANDS = {
     "run": "run",
+    "estimate": "estimate",
     "submit": "submit",
     "worker": "worker",
+    "exporter": "exporter",
     "batches": "batches",
     "status": "batches",
     "results": "results",
     "cancel": "batches",
+    "job": "job",
+    "lanes": "lanes",
+    "workers": "workers",
     "budget": "budget",
     "cost": "cost",
+    "audit": "audit",
     "unconfirmed": "unconfirmed",
+    "ledger": "ledger",
     "models": "models",
+    "doctor": "doctor",
     "simulate": "simulate",
 }
 
@@ -53,16 +61,24 @@ class _Commands(click.Group):
 
 _HELP = {
     "run": "Answer a file of prompts on this machine; run it again to go on.",
+    "estimate": "Say what a file will cost, by model and tier; sends nothing.",
     "submit": "Enqueue a file for a fleet of workers; prints the batch id.",
     "worker": "Serve jobs until told to stop.",
+    "exporter": "Serve the fleet's metrics: limits, lanes, what could be scaled to.",
     "batches": "List batches.",
     "status": "Show one batch, or all.",
     "results": "Write a batch's results to a file.",
     "cancel": "Stop everything of a batch that is not sent.",
+    "job": "Show one job: where it is, what was tried, what it cost.",
+    "lanes": "Show what waits, runs and is paused, by model; pause or resume it.",
+    "workers": "List the worker processes that live.",
     "budget": "Show or set spending limits.",
     "cost": "Show what was spent; `cost reset` zeroes it.",
+    "audit": "Check every money counter against the journal of bookings.",
     "unconfirmed": "List calls whose outcome is unknown; release or charge them.",
+    "ledger": "Look at the money counters; go on after a server lost writes.",
     "models": "List the models that can be asked for, with their prices.",
+    "doctor": "Check the configuration, the server, the providers and the fleet; say what to do.",
     "simulate": "Run a local provider to rehearse with, no money involved.",
 }
 

@@ -8,12 +8,16 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import click
+from redis.exceptions import RedisError
 
-from farebox.errors import FareboxError
-from farebox_worker.cli.options import child_environment, child_flags, common, log_to_stderr, run_async
+from farebox.errors import ConfigError, FareboxError, InputError
+from farebox_worker.cli.options import child_environment, child_flags, common, log_to_stderr, run_async, secrets_of
+from farebox_worker.events import event
 from farebox_worker.process import Process
 from farebox_worker.session import open_session
 from farebox_worker.settings import Settings
@@ -21,39 +25,94 @@ from farebox_worker.shop import Shop
 
 log = logging.getLogger(__name__)
 
+LAST_PORT = 65_535
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flags:
+    """The flags of `farebox worker`. `metrics_port` None serves no metrics."""
+
+    processes: int
+    burst: bool
+    batch: str
+    quiet: bool
+    verbose: bool
+    log_json: bool
+    metrics_port: int | None
+    metrics_host: str
+
 
 @click.command()
 @click.option("--processes", type=click.IntRange(1, 256), default=1, show_default=True, metavar="N")
 @click.option("--burst", is_flag=True, help="End when nothing is left to do.")
 @click.option("--batch", default="", hidden=True, help="Serve this batch and nothing else.")
 @click.option("--quiet", is_flag=True, help="Log warnings and errors only.")
+@click.option("--verbose", is_flag=True, help="Log what happens to each job.")
+@click.option("--log-json", is_flag=True, help="Log one JSON object per line.")
+@click.option(
+    "--metrics-port", type=click.IntRange(0, LAST_PORT), metavar="PORT",
+    help="Serve /metrics, /healthz and /readyz; 0 takes a free port, N processes take N from this one on.",
+)  # fmt: skip
+@click.option("--metrics-host", metavar="HOST", help="Where to serve them.  [default: 127.0.0.1]")
 @common
-def worker(settings: Settings, processes: int, burst: bool, batch: str, quiet: bool) -> None:
+def worker(settings: Settings, metrics_port: int | None, metrics_host: str | None, **given: Any) -> None:
     """Serve every lane this machine has keys for, until SIGTERM or Ctrl-C: then running calls finish, exit 0.
 
     \b
     FAREBOX_REDIS_URL=redis://bus:6379/0 farebox worker --processes 4
     """  # noqa: D301 - \b is click's mark for "do not wrap"
-    log_to_stderr(is_quiet=quiet)
-    if processes > 1:
-        sys.exit(_supervise(settings, processes, burst=burst, quiet=quiet))
-    run_async(_serve(settings, burst=burst, batch=batch))
+    if metrics_port is None and not given["batch"]:  # the workers of one run do not take the fleet's port
+        metrics_port = settings.worker.metrics_port
+    flags = Flags(metrics_port=metrics_port, metrics_host=metrics_host or settings.worker.metrics_host, **given)
+    if flags.quiet and flags.verbose:
+        raise click.UsageError("--quiet and --verbose exclude each other.")
+    if flags.metrics_port and flags.metrics_port + flags.processes - 1 > LAST_PORT:
+        raise click.UsageError(f"--metrics-port: {flags.processes} processes need as many ports up to {LAST_PORT}.")
+    log_to_stderr(is_quiet=flags.quiet, is_verbose=flags.verbose, is_json=flags.log_json, secrets=secrets_of(settings))
+    if flags.processes > 1:
+        sys.exit(_supervise(settings, flags))
+    try:
+        run_async(_serve(settings, flags))
+    except (FareboxError, RedisError, OSError) as error:
+        if not flags.log_json:
+            raise
+        code = 2 if isinstance(error, ConfigError | InputError) else 1
+        log.error("%s", error, extra=event("ended", why=str(error), code=code))  # noqa: TRY400 - as people see it
+        sys.exit(code)
 
 
-async def _serve(settings: Settings, *, burst: bool, batch: str) -> None:
-    async with open_session(settings) as session, Shop(settings) as shop:
+async def _serve(settings: Settings, flags: Flags) -> None:
+    from farebox_worker.observe.worker import observed  # noqa: PLC0415 - the supervisor does not need it
+
+    async with (
+        observed(flags.metrics_host, flags.metrics_port, secrets_of(settings)) as observe,
+        open_session(settings) as session,
+        Shop(settings) as shop,
+    ):
         await session.ledger.epoch()
         await shop.discover()
-        process = Process(session.redis, settings, shop.routes, only_batch=batch, burst=burst, handle_signals=not batch)
-        following = asyncio.create_task(_follow_parent(process)) if batch else None
-        log.info("serving namespace %s, up to %d calls per lane", session.namespace, settings.worker.concurrency)
+        process = Process(
+            session.redis, settings, shop.routes,
+            only_batch=flags.batch, burst=flags.burst, handle_signals=not flags.batch,
+        )  # fmt: skip
+        observe(process)
+        following = asyncio.create_task(_follow_parent(process)) if flags.batch else None
+        log.info(
+            "serving namespace %s, up to %d calls per lane", session.namespace, settings.worker.concurrency,
+            extra=event(
+                "serving", namespace=session.namespace, concurrency=settings.worker.concurrency,
+                worker=process.worker_id, version=version("farebox"),
+            ),
+        )  # fmt: skip
         try:
             await process.main()
         finally:
             if following:
                 following.cancel()
             await process.depart()
-        log.info("ended: %d answered, %d failed", process.jobs_complete, process.jobs_failed)
+        answered, failed = process.jobs_complete, process.jobs_failed
+        extra = event("ended", answered=answered, failed=failed, retried=process.jobs_retried, code=0)
+        log.info("ended: %d answered, %d failed", answered, failed, extra=extra)
         if shop.routes.stopped:
             raise FareboxError("; ".join(sorted(set(shop.routes.stopped.values()))))
 
@@ -67,14 +126,12 @@ async def _follow_parent(process: Process) -> None:
     process.drain()
 
 
-def _supervise(settings: Settings, processes: int, *, burst: bool, quiet: bool) -> int:
+def _supervise(settings: Settings, flags: Flags) -> int:
     """Start worker processes, hand signals on, and wait; the exit code is the worst of theirs."""
-    flags = [*child_flags(settings), *(["--burst"] if burst else []), *(["--quiet"] if quiet else [])]
-    command = [sys.executable, "-m", "farebox_worker", "worker", *flags]
     environment = child_environment(settings)
     children = [
-        subprocess.Popen(command, env=environment, start_new_session=True)  # noqa: S603 - ourselves
-        for _ in range(processes)
+        subprocess.Popen(_child(settings, flags, number), env=environment, start_new_session=True)  # noqa: S603 - ourselves
+        for number in range(flags.processes)
     ]
 
     def hand_on(signum: int, frame: Any) -> None:
@@ -86,3 +143,13 @@ def _supervise(settings: Settings, processes: int, *, burst: bool, quiet: bool) 
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, hand_on)
     return max(abs(child.wait()) for child in children)
+
+
+def _child(settings: Settings, flags: Flags, number: int) -> list[str]:
+    """The command of one worker process; each has a port of its own: the first, the next, and so on."""
+    given = {"--burst": flags.burst, "--quiet": flags.quiet, "--verbose": flags.verbose, "--log-json": flags.log_json}
+    words = [*child_flags(settings), *(flag for flag, is_given in given.items() if is_given)]
+    if flags.metrics_port is not None:
+        port = flags.metrics_port + number if flags.metrics_port else 0
+        words += ["--metrics-port", str(port), "--metrics-host", flags.metrics_host]
+    return [sys.executable, "-m", "farebox_worker", "worker", *words]
