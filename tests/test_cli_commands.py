@@ -170,13 +170,14 @@ def test_limits_are_set_shown_and_lifted(desk):
     shown = desk.run("budget", "show", "--json").json
     assert shown.keys() >= MONEY
     assert (shown["limit_nusd"], shown["limit_usd"]) == (2_500_000_000, 2.5)
-    assert shown["scopes"][f"batch:{batch}"]["limit_usd"] == 0.25, "a limit shows before anything is spent"
+    limits = {limit["scope"]: limit["limit_usd"] for limit in shown["limits"]}
+    assert limits == {"global": 2.5, f"batch:{batch}": 0.25}, "a limit shows before anything is spent"
     assert "$2.50" in desk.run("budget", "show").stdout
     assert desk.run("budget", "off", "--batch", batch).code == 0
     assert desk.run("budget", "off").code == 0
     shown = desk.run("budget", "show", "--json").json
     assert shown["limit_nusd"] is None
-    assert f"batch:{batch}" not in shown["scopes"]
+    assert shown["limits"] == []
 
 
 def test_a_limit_of_a_batch_that_is_not_there_yet_is_pointed_out(desk, ledger):

@@ -7,8 +7,8 @@ from typing import Any, TypeVar, cast
 
 import click
 
-from farebox.ledger import GLOBAL
-from farebox.money import dollars_from_nusd, nusd_from_usd
+from farebox.ledger import GLOBAL, PERIODS, Limit, Per
+from farebox.money import dollars_from_nusd, nusd_from_usd, usd_from_nusd
 from farebox_worker.cli.options import USD, common, json_option, print_json, run_async, say
 from farebox_worker.cli.summary import money_fields
 from farebox_worker.run.screen import money_line
@@ -26,7 +26,8 @@ def budget() -> None:
     \b
     farebox budget set 500                  what everything together may cost
     farebox budget set 20 --batch nightly   what one batch may cost; also --provider, --model, --tag
-    farebox budget off                      no limit
+    farebox budget set 50 --per day         what a UTC day may cost, beside the limit for good
+    farebox budget off                      no limit for good; those per day or month stay
     """  # noqa: D301 - \b is click's mark for "do not wrap"
 
 
@@ -40,16 +41,30 @@ def show(settings: Settings, as_json: bool) -> None:
 
 async def _show(settings: Settings, *, as_json: bool) -> None:
     async with open_session(settings) as session:
-        await session.ledger.epoch()
+        await session.ledger.epoch(even_lost=True)
         overall = await session.ledger.scope()
-        limited = [scope for scope in await session.ledger.scopes() if scope.limit_nusd is not None]
+        limits = await session.ledger.limits()
     if as_json:
-        print_json({**money_fields(overall), "scopes": {scope.name: money_fields(scope) for scope in limited}})
+        print_json({**money_fields(overall), "limits": [_limit_json(limit) for limit in limits]})
         return
-    click.echo(f"global: {money_line(overall)}" + ("" if overall.limit_nusd is not None else " (no limit)"))
-    for scope in limited:
-        if scope.name != GLOBAL:
-            click.echo(f"{scope.name}: {money_line(scope)}")
+    if overall.limit_nusd is None:
+        click.echo(f"global: {money_line(overall)} (no limit for good)")
+    for limit in limits:
+        click.echo(f"{limit.scope}{_per(limit)}: {money_line(limit)}{_over(limit)}")
+
+
+def _limit_json(limit: Limit) -> dict[str, Any]:
+    headroom = {"headroom_nusd": limit.headroom_nusd, "headroom_usd": usd_from_nusd(limit.headroom_nusd)}
+    return {"scope": limit.scope, "per": limit.per, **money_fields(limit), **headroom}
+
+
+def _per(limit: Limit) -> str:
+    return f" per UTC {limit.per}" if limit.per else ""
+
+
+def _over(limit: Limit) -> str:
+    over = -limit.headroom_nusd
+    return f"; {dollars_from_nusd(over)} over it: nothing more is admitted" if over > 0 else ""
 
 
 def _scope_options(command: F) -> F:
@@ -65,6 +80,8 @@ def _scope_options(command: F) -> F:
     with_scope.__doc__ = command.__doc__
     with_scope.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
     wrapped: Any = with_scope
+    period = click.Choice(PERIODS)
+    wrapped = click.option("--per", type=period, help="The limit of each UTC day or month, not for good.")(wrapped)
     for kind in reversed(KINDS):
         wrapped = click.option(f"--{kind}", metavar=kind.upper(), help=f"The limit of one {kind}.")(wrapped)
     return cast("F", wrapped)
@@ -74,35 +91,36 @@ def _scope_options(command: F) -> F:
 @click.argument("usd", type=USD)
 @_scope_options
 @common
-def set_limit(settings: Settings, usd: float, scope: str) -> None:
+def set_limit(settings: Settings, usd: float, scope: str, per: Per | None) -> None:
     """Set a limit to USD dollars, of everything unless a flag names less.
 
     It counts at once: jobs that wait for money go on when it leaves them room.
     """
-    run_async(_set(settings, nusd_from_usd(usd), scope))
+    run_async(_set(settings, nusd_from_usd(usd), scope, per))
 
 
 @budget.command("off")
 @_scope_options
 @common
-def off(settings: Settings, scope: str) -> None:
-    """Remove a limit, the global one unless a flag names another."""
-    run_async(_set(settings, None, scope))
+def off(settings: Settings, scope: str, per: Per | None) -> None:
+    """Remove a limit, the global one for good unless flags name another."""
+    run_async(_set(settings, None, scope, per))
 
 
-async def _set(settings: Settings, limit_nusd: int | None, name: str) -> None:
+async def _set(settings: Settings, limit_nusd: int | None, name: str, per: Per | None) -> None:
     async with open_session(settings, creates=True) as session:
         ledger = session.ledger
         if await ledger.create() and session.server is None:
             say(f"a new ledger was created in namespace {session.namespace}")
-        before = await ledger.set_limit(name, limit_nusd)
+        before = await ledger.set_limit(name, limit_nusd, per)
         kind, _, batch_id = name.partition(":")
         is_known = kind != "batch" or await session.redis.exists(ledger.keys.batch(batch_id))
+        limit = next((limit for limit in await ledger.limits([name]) if limit.per == per), None)
         scope = await ledger.scope(name)
     was = f" (was {dollars_from_nusd(before)})" if before is not None else ""
     now = "no limit" if limit_nusd is None else f"limit {dollars_from_nusd(limit_nusd)}"
-    say(f"{name}: {now}{was}; {money_line(scope)}")
+    say(f"{name}: {now}{f' per UTC {per}' if per else ''}{was}; {money_line(limit or scope)}")
     if not is_known:
         say(f"there is no batch {batch_id!r} yet; `farebox batches` lists those there are.")
-    if scope.headroom_nusd is not None and scope.headroom_nusd < 0:
-        say(f"{dollars_from_nusd(-scope.headroom_nusd)} over it already: nothing more is admitted.")
+    if limit and limit.headroom_nusd < 0:
+        say(f"{dollars_from_nusd(-limit.headroom_nusd)} over it already: nothing more is admitted.")

@@ -1,0 +1,79 @@
+"""`budget --per`, `cost --by`, `cost --csv` and `audit`, as an owner of money uses them."""
+
+import csv
+import io
+
+import pytest
+from redis import Redis
+
+from farebox_worker.embedded import EmbeddedServer
+
+
+def lines(text):
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+@pytest.fixture
+def spent(desk, simulate):
+    """Two runs on two simulated models; returns the provider's bill in nano-dollars."""
+    simulated = simulate()
+    desk.prompts(6)
+    for model in ("sim:sim-1", "claude:sim-1"):
+        ended = desk.run("run", "in.jsonl", "-m", model, "--budget", 1, "-o", f"{model[:3]}.jsonl")
+        assert ended.code == 0, ended
+    return simulated.bill()["cost_nusd"]
+
+
+def test_what_was_spent_by_anything_adds_up_to_the_bill(desk, spent):
+    for by in ("model", "provider", "batch", "day"):
+        found = desk.run("cost", "--by", by, "--json").json["by"]
+        assert sum(one["spent_nusd"] for one in found) == spent
+        assert all(one[by] for one in found)
+    both = lines(desk.run("cost", "--by", "day", "--by", "model", "--csv").stdout)
+    assert {one["model"] for one in both} == {"sim:sim-1", "claude:sim-1"}
+    assert sum(float(one["spent_usd"]) for one in both) == pytest.approx(spent / 1e9)
+    assert sum(int(one["calls"]) for one in both) == 12
+    assert "choose one" in desk.run("cost", "--csv", "--json").stderr
+    assert desk.run("cost", "--by", "tag", "--by", "model").code == 2
+    assert "after the word" in desk.run("cost", "--data-dir", "elsewhere", "reset").stderr
+
+
+def test_every_booking_is_a_line_with_the_providers_request_id(desk, spent):
+    settles = [one for one in lines(desk.run("cost", "--csv").stdout) if one["kind"] == "settle"]
+    assert len(settles) == 12
+    assert len({one["request_id"] for one in settles} - {""}) == 12
+    assert sum(round(float(one["amount_usd"]) * 1e9) for one in settles) == spent
+
+
+def test_the_books_agree_until_somebody_writes_to_a_counter(desk, spent):
+    agreed = desk.run("audit")
+    assert agreed.code == 0
+    assert "books agree" in agreed.stdout
+    with EmbeddedServer(desk.home / ".farebox") as server, Redis.from_url(server.url) as redis:
+        redis.hincrby("farebox:scope:global", "spent", 1_000_000)
+    ended = desk.run("audit")
+    assert ended.code == 1
+    assert "global" in ended.stdout
+    told = desk.run("audit", "--json").json
+    assert told["agrees"] is False
+    assert [(one["scope"], one["counter"]) for one in told["differences"]] == [("global", "spent")]
+    assert told["differences"][0]["counted"] - told["differences"][0]["booked"] == 1_000_000
+
+
+def test_a_limit_per_day_parks_what_the_day_has_no_room_for(desk, simulate):
+    simulated = simulate()
+    desk.prompts(20)
+    assert desk.run("budget", "set", "5").code == 0
+    assert "per UTC day" in desk.run("budget", "set", "0.001", "--per", "day").stderr
+    parked = desk.run("run", "in.jsonl", "-m", "sim:sim-1", "--max-tokens", 64, "--json")
+    assert parked.code == 4, parked
+    assert "day" in parked.stderr
+    assert simulated.bill()["cost_nusd"] <= 1_000_000
+    shown = {(one["scope"], one["per"]): one for one in desk.run("budget", "show", "--json").json["limits"]}
+    assert shown["global", "day"]["limit_nusd"] == 1_000_000
+    assert shown["global", None]["limit_nusd"] == 5_000_000_000
+    lowered = desk.run("budget", "set", "0.000001", "--per", "day")
+    assert "over it already" in lowered.stderr
+    assert desk.run("budget", "off", "--per", "day").code == 0
+    assert desk.run("run", "in.jsonl", "-m", "sim:sim-1", "--max-tokens", 64).code == 0
+    assert desk.run("audit").code == 0
