@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types format bench constraints clean
+.PHONY: help demo test chaos lint types format bench constraints clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -28,6 +28,9 @@ types: $(VENV)/.check ## Check the types of both packages, strictly
 format: $(VENV)/.check ## Rewrite the code into the project's layout
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+chaos: $(VENV)/.test ## Kill workers and the server at random for two minutes; the provider's bill judges
+	$(BIN)/python -m tests.chaos --seconds 120
 
 bench: $(VENV)/.worker ## Measure, as ratios against plain loops
 	@if [ -f benchmarks/run.py ]; then $(BIN)/python benchmarks/run.py; else echo "benchmarks/run.py is not written yet"; exit 1; fi

@@ -22,6 +22,7 @@ from farebox.records import Job
 from farebox_worker import attempt as attempts
 from farebox_worker import process as process_module
 from farebox_worker.bus.claim import Ask, claim
+from farebox_worker.bus.pause import read_pauses, resume
 from farebox_worker.catalogue import Entry
 from farebox_worker.doorbells import Doorbells
 from farebox_worker.embedded import start_server
@@ -45,6 +46,7 @@ class Scripted:
         self.posted = []
         self.act = None
         self.on_prepare = None
+        self.tokens_out = 3
 
     def prepare(self, job, facts):
         if self.on_prepare:
@@ -55,7 +57,7 @@ class Scripted:
         self.posted.append(time.monotonic())
         if self.act:
             await self.act(len(self.posted))
-        return Reply(200, "r", b"{}", b"{}", TokenUsage(input_tokens=3, output_tokens=3), "answered")
+        return Reply(200, "r", b"{}", b"{}", TokenUsage(input_tokens=3, output_tokens=self.tokens_out), "answered")
 
     async def aclose(self):
         pass
@@ -238,6 +240,22 @@ async def test_a_rate_limit_pauses_the_lane_and_costs_no_attempt(stage):
     assert second - first >= 0.45
     assert len(stage.provider.posted) == 4
     assert {result.attempts for _, result in await stage.results()} == {1}
+
+
+async def test_the_first_bill_above_its_hold_pauses_the_lane_until_it_is_resumed(stage):
+    await stage.begin(3)
+    stage.provider.tokens_out = 1_000  # its cap was 10
+    async with stage.process(concurrency=1) as process:
+        await stage.finished(1)
+        await until(lambda: not process.in_flight)
+        (paused,) = (await read_pauses(stage.batch.redis, process.keys, [LANE])).values()
+        assert not paused.ends_by_itself
+        assert "at most $0.00003 was possible" in paused.why
+        stage.provider.tokens_out = 2_000  # who resumed it has accepted that
+        await resume(stage.batch.ledger.tongue, LANE)
+        await stage.finished(3)
+        assert len(stage.provider.posted) == 3
+    assert (await stage.batch.ledger.scope()).overrun_nusd > 0
 
 
 async def test_a_payload_of_garbage_fails_visibly_and_kills_nobody(stage):

@@ -16,7 +16,7 @@
 | `<ns>:settled:<claim>` | hash | 10 min | settle, confirm | settle | which attempts of one claim are settled |
 | `<ns>:claim:<claim>` | string | one lease | claim | claim | what a claim took, so that it can be asked again |
 | `<ns>:lanes` | set | none | submit | workers, lapse | every lane that ever had a job |
-| `<ns>:lane:<lane>` | hash | none | claim, pause | claim, lanes | paused_until (ms), paused_why, paused_by (operator or provider) |
+| `<ns>:lane:<lane>` | hash | none | claim, pause | claim, lanes | paused_until (ms), paused_why, paused_by (operator or provider); overrun (nusd): of the first bill above its hold |
 | `<ns>:open:<lane>` | zset | none | submit, claim, settle | claim | flows with work now, by priority and jobs served |
 | `<ns>:wait:<lane>` | zset | none | claim, settle | claim | flows whose next job is due later, by ms |
 | `<ns>:leases:<lane>` | zset | none | claim, renew, settle | lapse | ids in flight, by the end of their lease in ms |

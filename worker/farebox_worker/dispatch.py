@@ -19,7 +19,7 @@ from farebox_worker import attempt as attempts
 from farebox_worker.attempt import Attempt
 from farebox_worker.bus.admit import Fare, admit
 from farebox_worker.bus.claim import Ask, Claimed, Claims, claim
-from farebox_worker.bus.pause import pause
+from farebox_worker.bus.pause import pause, stop_at_overrun
 from farebox_worker.bus.settle import Settlement
 from farebox_worker.doorbells import Doorbells
 from farebox_worker.events import event
@@ -244,6 +244,18 @@ class Dispatch:
             self.unreachable.pop(one.route.lane, None)
         if verdict is not None:
             await self._heed(one.route, verdict)
+        elif settlement.money == "actual" and settlement.amount_nusd > one.hold_nusd:
+            await self._stop_at_overrun(one, settlement.amount_nusd)
+
+    async def _stop_at_overrun(self, one: Attempt, cost_nusd: int) -> None:
+        lane = one.route.lane
+        try:
+            paused = await stop_at_overrun(self._tongue, lane, hold_nusd=one.hold_nusd, cost_nusd=cost_nusd)
+        except (RedisError, OSError, LedgerError) as error:
+            log.warning("lane %s could not be paused: %s", lane, error, extra=event("pause_failed", lane=lane))
+        else:
+            if paused:
+                log.error("lane %s is %s", lane, paused, extra=event("overrun", lane=lane, why=paused.why))
 
     async def _heed(self, route: Route, verdict: Verdict) -> None:
         """Do what a failure means for others: pause the lane or the provider, or stop serving it here."""

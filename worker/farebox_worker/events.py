@@ -24,7 +24,7 @@ EVENTS = frozenset({
     "claimed", "admitted", "refused", "parked", "sent", "answered", "cancelled", "retried", "failed", "returned",
     "settled", "settle_split", "lapsed", "crashed",
     # lanes and providers
-    "paused", "pause_failed", "lane_unserved", "provider_stopped", "provider_unlisted",
+    "paused", "pause_failed", "overrun", "lane_unserved", "provider_stopped", "provider_unlisted",
     # the server and the money
     "redis_away", "redis_back", "ledger_lost", "ledger_told", "limit_differs", "server_stays", "prices_kept",
     # of others: libraries, and Python's own warnings

@@ -16,8 +16,8 @@ from farebox.errors import InputError
 from farebox.keys import SEQUENCE_END, Keys, check_batch_id, lane_of
 from farebox.ledger import Ledger, Unconfirmed
 from farebox.records import JobEnvelope, ResultEnvelope, decode_job, decode_result, job_id
-from farebox_worker.bus.pause import Pause
-from farebox_worker.lanes import in_slices, read_pause, server_now_ms
+from farebox_worker.bus.pause import PAUSE_FIELDS, Pause, read_pause
+from farebox_worker.lanes import in_slices, server_now_ms
 
 State = Literal[
     "waiting",
@@ -151,7 +151,7 @@ async def _add_place(redis: Redis, keys: Keys, view: JobView, payload: bytes, ru
         pipe.zscore(view.flow, view.job_id)
         pipe.hget(f"{keys.prefix}holds", token)
         pipe.hget(keys.parking, view.flow)
-        pipe.hmget(keys.lane(view.lane), ["paused_until", "paused_why", "paused_by"])
+        pipe.hmget(keys.lane(view.lane), PAUSE_FIELDS)
         score, hold, parked, paused = await pipe.execute()
     view.pause = read_pause(paused, view.now_ms)
     view.due_ms = int(score) if score and score >= SEQUENCE_END else 0

@@ -18,7 +18,7 @@ from redis.asyncio.client import Pipeline
 from farebox.errors import InputError
 from farebox.keys import Keys
 from farebox.records import Tier
-from farebox_worker.bus.pause import Pause
+from farebox_worker.bus.pause import PAUSE_FIELDS, Pause, read_pause
 from farebox_worker.heartbeats import Heartbeat, read_heartbeats
 
 SLICE = 500  # commands per pipeline
@@ -141,7 +141,7 @@ async def _read_states(redis: Redis, keys: Keys, lanes: dict[str, Lane], now_ms:
     """Read each lane's pause and leases; return the flows that have work now or later."""
 
     def ask(pipe: Pipeline, name: str) -> None:
-        pipe.hmget(keys.lane(name), ["paused_until", "paused_why", "paused_by"])
+        pipe.hmget(keys.lane(name), PAUSE_FIELDS)
         pipe.zcount(keys.leases(name), f"({now_ms}", "+inf")
         pipe.zrange(keys.opened(name), 0, -1)
         pipe.zrange(keys.waiting(name), 0, -1)
@@ -153,12 +153,6 @@ async def _read_states(redis: Redis, keys: Keys, lanes: dict[str, Lane], now_ms:
         lanes[name].in_flight = leased
         flows |= {flow.decode(errors="replace") for flow in [*opened, *waiting]}
     return flows
-
-
-def read_pause(state: Sequence[bytes | None], now_ms: int) -> Pause | None:
-    """Read `paused_until`, `paused_why` and `paused_by` of a lane; None when it is not paused now."""
-    until, why, by = [(value or b"").decode(errors="replace") for value in state]
-    return Pause(int(until), why, by or "provider") if until and int(until) > now_ms else None
 
 
 async def _count(

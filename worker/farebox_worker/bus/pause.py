@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
+from redis.asyncio import Redis
+
+from farebox.keys import Keys
+from farebox.money import dollars_from_nusd
 from farebox.scripts import Tongue
 from farebox_worker.bus.scripts import PAUSE
 
 UNTIL_RESUMED_MS = 10**15  # a pause that ends after this moment, some 30,000 years from now, ends by a resume only
+PAUSE_FIELDS = ["paused_until", "paused_why", "paused_by"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,39 @@ async def pause(
     pause_ms = UNTIL_RESUMED_MS if seconds is None else max(1, int(seconds * 1000))
     _, until_ms, reason, whose = await tongue.say(PAUSE, lane, pause_ms, why, by)
     return Pause(int(until_ms), reason.decode(errors="replace"), whose.decode())
+
+
+async def stop_at_overrun(tongue: Tongue, lane: str, *, hold_nusd: int, cost_nusd: int) -> Pause | None:
+    """Pause a lane until it is resumed, for a call was billed above what its request could cost by our prices.
+
+    Only the first one of a lane does: who resumes it accepts the rest. Returns None for all others.
+    Raises: LedgerError; redis errors pass through.
+    """
+    key = tongue.keys.lane(lane)
+    if await tongue.redis.hexists(key, "overrun"):  # type: ignore[misc]
+        return None
+    why = f"a call was billed {dollars_from_nusd(cost_nusd)}, at most {dollars_from_nusd(hold_nusd)} was possible"
+    paused = await pause(tongue, lane, seconds=None, why=f"{why}: look at its price, then resume it")
+    await tongue.redis.hset(key, "overrun", str(cost_nusd - hold_nusd))  # type: ignore[misc]
+    return paused
+
+
+async def read_pauses(redis: Redis, keys: Keys, lanes: Sequence[str]) -> dict[str, Pause]:
+    """Which of these lanes are paused now, and why."""
+    async with redis.pipeline(transaction=False) as pipe:
+        pipe.time()
+        for lane in lanes:
+            pipe.hmget(keys.lane(lane), PAUSE_FIELDS)
+        (seconds, micros), *states = await pipe.execute()
+    now_ms = int(seconds) * 1000 + int(micros) // 1000
+    found = {lane: read_pause(state, now_ms) for lane, state in zip(lanes, states, strict=True)}
+    return {lane: pause for lane, pause in found.items() if pause}
+
+
+def read_pause(state: Sequence[bytes | None], now_ms: int) -> Pause | None:
+    """Read the PAUSE_FIELDS of a lane; None when it is not paused now."""
+    until, why, by = [(value or b"").decode(errors="replace") for value in state]
+    return Pause(int(until), why, by or "provider") if until and int(until) > now_ms else None
 
 
 async def resume(tongue: Tongue, lane: str) -> None:

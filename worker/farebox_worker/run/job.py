@@ -13,6 +13,7 @@ from farebox.batch import Batch, Progress
 from farebox.connection import AWAY
 from farebox.errors import FareboxError, ServerError
 from farebox.ledger import GLOBAL, Scope, parts_of_limit
+from farebox_worker.bus.pause import read_pauses
 from farebox_worker.files.output import OutputFile
 from farebox_worker.files.tally import Tally
 from farebox_worker.outage import Outage
@@ -210,11 +211,13 @@ class MainJob:
         progress = await self._batch.progress()
         self._note(progress)
         total, tally, written = self._ending.total, self._ending.tally, self._follow.written
-        errors, outlook = self._crew.errors()[-3:], None
+        notes, outlook = self._crew.errors()[-3:], None
+        if waiting and not running:
+            notes += await self._paused()
         if tally.outcomes["succeeded"]:
             limits = await self._batch.ledger.limits([GLOBAL, progress.scope.name])
             outlook = look_ahead(self._prospect.left(tally), self._done, progress.scope, *limits)
-        self._screen.show(Sight(self._done, written, total, running, parked, progress.scope, tally, errors, outlook))
+        self._screen.show(Sight(self._done, written, total, running, parked, progress.scope, tally, notes, outlook))
         if waiting + running and not written and not self._signals:
             lanes = await self._batch.lanes()
             if self._crew.unreachable(lanes, for_s=UNREACHABLE_S):
@@ -234,6 +237,16 @@ class MainJob:
                 f"{self._out.path.name}; start again with another -o"
             )
         return bool(self._ending.reason)
+
+    async def _paused(self) -> tuple[str, ...]:
+        """Which lanes wait for somebody to resume them, for people."""
+        ledger = self._batch.ledger
+        pauses = await read_pauses(ledger.redis, ledger.keys, sorted(await self._batch.lanes()))
+        return tuple(
+            f"{lane} is {pause}; farebox lanes resume {lane}"
+            for lane, pause in pauses.items()
+            if not pause.ends_by_itself
+        )
 
     async def _is_parked(self) -> bool:
         """Everything waits for money. It is over when no call elsewhere can still give some back."""
