@@ -14,6 +14,7 @@ from farebox.errors import (
     FareboxError,
     InputError,
     JobConflictError,
+    JobFailedError,
     LedgerError,
     LedgerLostError,
     ModelNotFoundError,
@@ -26,17 +27,44 @@ from farebox.errors import (
     ProviderRateLimitError,
     ProviderRequestError,
     ProviderTimeoutError,
+    ReplyInvalidError,
+    ResultGoneError,
     ServerError,
+    ServerFullError,
     UntranslatableError,
 )
 
 if TYPE_CHECKING:
+    from farebox.answer import Answer, JobError, ToolCall, Usage
     from farebox.batch import Batch, Entry, Progress, Submitted, list_batches
+    from farebox.client import Client, Cost
     from farebox.connection import check_server, connect
+    from farebox.feed import Feed
+    from farebox.handle import BatchHandle, JobHandle, JobStatus
     from farebox.ledger import Ledger, Scope, Unconfirmed
     from farebox.records import Job, Result
+    from farebox.request import Item, Message, Request, When
+    from farebox.sync import SyncBatchHandle, SyncClient, SyncJobHandle
 
 __all__ = [  # noqa: RUF022 - grouped by what they are for
+    # the client
+    "Answer",
+    "BatchHandle",
+    "Client",
+    "Cost",
+    "Feed",
+    "Item",
+    "JobError",
+    "JobHandle",
+    "JobStatus",
+    "Message",
+    "Request",
+    "SyncBatchHandle",
+    "SyncClient",
+    "SyncJobHandle",
+    "ToolCall",
+    "Usage",
+    "When",
     # the bus
     "Batch",
     "Entry",
@@ -58,6 +86,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "FareboxError",
     "InputError",
     "JobConflictError",
+    "JobFailedError",
     "LedgerError",
     "LedgerLostError",
     "ModelNotFoundError",
@@ -70,15 +99,24 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "ProviderRateLimitError",
     "ProviderRequestError",
     "ProviderTimeoutError",
+    "ReplyInvalidError",
+    "ResultGoneError",
     "ServerError",
+    "ServerFullError",
     "UntranslatableError",
 ]
 
 _HOMES = {
+    "answer": ("Answer", "JobError", "ToolCall", "Usage"),
     "batch": ("Batch", "Entry", "Progress", "Submitted", "list_batches"),
+    "client": ("Client", "Cost"),
     "connection": ("check_server", "connect"),
+    "feed": ("Feed",),
+    "handle": ("BatchHandle", "JobHandle", "JobStatus"),
     "ledger": ("Ledger", "Scope", "Unconfirmed"),
     "records": ("Job", "Result"),
+    "request": ("Item", "Message", "Request", "When"),
+    "sync": ("SyncBatchHandle", "SyncClient", "SyncJobHandle"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

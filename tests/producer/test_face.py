@@ -8,7 +8,7 @@ import farebox
 
 
 def test_importing_the_client_imports_no_sdk():
-    code = "import farebox, farebox.batch, farebox.ledger, farebox.connection, sys; print(*sys.modules)"
+    code = "import farebox, farebox.sync, farebox.batch, farebox.ledger, farebox.connection, sys; print(*sys.modules)"
     loaded = set(
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     )

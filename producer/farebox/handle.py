@@ -1,0 +1,214 @@
+"""Handles: a job or a batch that was submitted, from whatever process. They hold no connection of their own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from typing import Literal
+
+from farebox.amend import drop, retry_failed
+from farebox.answer import Answer, answer_of
+from farebox.batch import Batch, Entry, Progress
+from farebox.errors import ResultGoneError
+from farebox.link import Link
+from farebox.records import decode_result
+
+JobStatus = Literal["waiting", "parked", "running", "succeeded", "failed", "cancelled", "gone"]
+HEAL_S = 5.0  # a batch that another process seals says nothing
+GATHER_S = 0.02  # one look at a batch tells of all that ended in this time
+_LAST = 2**64 - 1
+
+
+class JobHandle:
+    """One job. Made by `Client.submit` and `Client.job`.
+
+    Attributes:
+        job_id: the id its producer gave it.
+        batch_id: the batch it belongs to.
+        is_new: False when this submit found the job submitted before, with the same body.
+    """
+
+    def __init__(self, link: Link, batch_id: str, job_id: str, *, is_new: bool = False) -> None:
+        self.job_id = job_id
+        self.batch_id = batch_id
+        self.is_new = is_new
+        self._link = link
+        self._batch = link.batch(batch_id)
+        self._id = self._batch.job_id(job_id)
+
+    def __repr__(self) -> str:
+        return f"<JobHandle {self.job_id!r} of batch {self.batch_id!r}>"
+
+    async def result(self, timeout: float | None = None) -> Answer:  # noqa: ASYNC109 - it leaves the job alone
+        """Wait for the job to end, and return how it did; a job that failed is returned too, with its `error`.
+
+        Any number of handles wait on one connection. A lost connection is made again, and nothing is missed.
+
+        Args:
+            timeout: seconds to wait at most; None for as long as it takes, 0 to look only.
+
+        Raises: TimeoutError when the job has not ended by then (it goes on); ResultGoneError when its result was
+        deleted or has expired; ServerError.
+        """
+        try:
+            if timeout is not None and timeout <= 0:
+                found = await self._link.do(lambda: self._link.redis.get(self._link.keys.result(self._id)))
+                if found is None:
+                    raise TimeoutError  # noqa: TRY301 - told below
+                return answer_of(self.batch_id, decode_result(found).r)
+            async with asyncio.timeout(timeout):
+                return answer_of(self.batch_id, await self._link.waiting.result(self.batch_id, self._id))
+        except TimeoutError:
+            raise TimeoutError(f"job {self.job_id!r} has not ended within {timeout:g} s; it goes on.") from None
+        except ResultGoneError:
+            raise ResultGoneError(self.job_id) from None
+
+    async def status(self) -> JobStatus:
+        """Say where the job is: `parked` waits for money, `gone` has no result (any more), or never was.
+
+        Raises: ServerError.
+        """
+        return await self._link.do(self._status)
+
+    async def _status(self) -> JobStatus:
+        flow, is_running = await self._place()
+        if flow:
+            if is_running:
+                return "running"
+            is_parked = await self._link.redis.hexists(self._link.keys.parking, flow)  # type: ignore[misc]
+            return "parked" if is_parked else "waiting"
+        payload = await self._link.redis.get(self._link.keys.result(self._id))
+        return decode_result(payload).r.outcome if payload is not None else "gone"
+
+    async def cancel(self) -> bool:
+        """Cancel the job if it waits: its result says `cancelled` at once, and whoever waits for it is told.
+
+        False when there was nothing to cancel: it has ended, or it runs. A running call is left to its end, for it
+        may be paid already. Raises: LedgerError, ServerError.
+        """
+        return await self._link.do(self._cancel)
+
+    async def _cancel(self) -> bool:
+        flow, is_running = await self._place()
+        is_dropped = bool(flow) and not is_running and await drop(self._batch, self._id, self.job_id, flow)
+        if is_dropped:
+            await self._batch.retain()
+        return is_dropped
+
+    async def _place(self) -> tuple[str, bool]:
+        """The flow the job stands in, "" when it does not, and whether it runs."""
+        redis, keys = self._link.redis, self._link.keys
+        flows = [flow.decode() for flow in await redis.smembers(keys.flows(self.batch_id))]  # type: ignore[misc]
+        async with redis.pipeline(transaction=True) as pipe:
+            pipe.exists(keys.in_progress(self._id))
+            for flow in flows:
+                pipe.zscore(flow, self._id)
+            is_running, *scores = await pipe.execute()
+        found = (flow for flow, score in zip(flows, scores, strict=True) if score is not None)
+        return next(found, ""), bool(is_running)
+
+
+class BatchHandle:
+    """One batch. Made by `Client.submit_batch` and `Client.batch`.
+
+    Attributes:
+        batch_id: its id, by which any process finds it again.
+        created: jobs that the submit which made this handle brought in; 0 for a batch that was found.
+        existing: those of its jobs that were there before, with the same body.
+    """
+
+    def __init__(self, link: Link, batch_id: str, *, created: int = 0, existing: int = 0) -> None:
+        self.batch_id = batch_id
+        self.created = created
+        self.existing = existing
+        self._link = link
+        self._batch: Batch = link.batch(batch_id)
+
+    def __repr__(self) -> str:
+        return f"<BatchHandle {self.batch_id!r}>"
+
+    async def results(self, after: str = "", *, deletes: bool = False) -> AsyncGenerator[Answer, None]:
+        """Yield the result of each job once, in the order in which they end, until the batch is complete.
+
+        Args:
+            after: the `cursor` of the last result that is done with: reading goes on behind it, in any process.
+            deletes: delete results from Redis once the next settled group is asked for; others cannot read them then.
+
+        Results that were deleted or have expired are passed over. A job that is retried after it failed is yielded
+        again when it ends again. Raises: InputError when there is no such batch; ServerError.
+        """
+        resumed, _, count = after.partition("/")
+        place, is_last = (_before(resumed) if resumed else "0-0"), False
+        async with self._link.waiting.news(self.batch_id) as bell:
+            while True:
+                bell.clear()
+                entries = await self._link.do(lambda place=place: self._batch.read(place))  # type: ignore[misc]
+                for entry in entries:
+                    for answer in self._answers(entry, skips=int(count) if entry.entry_id == resumed else 0):
+                        yield answer
+                    place = entry.entry_id
+                    if deletes:
+                        await self._link.do(lambda entry=entry: self._batch.acknowledge([entry]))  # type: ignore[misc]
+                if not entries:
+                    if is_last:
+                        return
+                    is_last = (await self.progress()).complete
+                    if not is_last:
+                        await _heard(bell)
+
+    def _answers(self, entry: Entry, skips: int) -> list[Answer]:
+        results = dict(entry.results)
+        return [
+            answer_of(self.batch_id, results[job], f"{entry.entry_id}/{number}")
+            for number, job in enumerate(entry.ids, 1)
+            if number > skips and job in results
+        ]
+
+    async def progress(self) -> Progress:
+        """Count the batch's jobs and money now. Raises: InputError when there is no such batch; ServerError."""
+        return await self._link.do(self._batch.progress)
+
+    async def wait(self, timeout: float | None = None) -> Progress:  # noqa: ASYNC109 - it leaves the batch alone
+        """Wait until every job has ended, and return the final counts.
+
+        Raises: TimeoutError after `timeout` seconds, with the batch going on; InputError; ServerError.
+        """
+        try:
+            async with asyncio.timeout(timeout), self._link.waiting.news(self.batch_id) as bell:
+                while True:
+                    bell.clear()
+                    progress = await self.progress()
+                    if progress.complete:
+                        return progress
+                    await _heard(bell)
+                    await asyncio.sleep(GATHER_S)
+        except TimeoutError:
+            raise TimeoutError(f"batch {self.batch_id!r} is not complete within {timeout:g} s; it goes on.") from None
+
+    async def cancel(self) -> bool:
+        """Stop everything that is not sent; calls that run go on to their end. True when it was not cancelled before.
+
+        Waiting jobs end as `cancelled` when a worker comes by, within seconds. Raises: BatchClosedError when there is
+        no such batch; LedgerError; ServerError.
+        """
+        return await self._link.do(self._batch.cancel)
+
+    async def retry_failed(self) -> int:
+        """Submit every failed job again, with the body it had; return how many. Their failures are forgotten.
+
+        Only those can be retried whose result is still here. Raises: BatchClosedError when the batch is cancelled;
+        LedgerError; ServerError.
+        """
+        return await self._link.do(lambda: retry_failed(self._batch))
+
+
+async def _heard(bell: asyncio.Event) -> None:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(bell.wait(), HEAL_S)
+
+
+def _before(entry_id: str) -> str:
+    """The largest id that an entry before this one can have."""
+    ms, _, number = entry_id.partition("-")
+    return f"{ms}-{int(number) - 1}" if int(number) else f"{int(ms) - 1}-{_LAST}"

@@ -1,0 +1,72 @@
+"""A client's hold on the bus: its connection, what waits on it, and one place where Redis's errors become ours."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from redis.asyncio import Redis
+from redis.exceptions import AuthenticationError, RedisError
+
+from farebox.batch import Batch
+from farebox.connection import AWAY
+from farebox.errors import ServerError
+from farebox.keys import Keys
+from farebox.ledger import Ledger
+from farebox.waiting import Waiting
+
+T = TypeVar("T")
+RESEND_S = 5.0  # how long a server may be away before a call fails
+MOST_AT_ONCE = 32  # connections that calls of one client use; waiting has one of its own
+MOST_BATCHES = 256
+
+
+class Link:
+    """One namespace of one server, as the handles of one client share it.
+
+    Args:
+        redis: an asyncio client that does not decode responses.
+        namespace: which bus on that server.
+        where: the server's address as it may be shown.
+    """
+
+    def __init__(self, redis: Redis, namespace: str, where: str) -> None:
+        self.redis = redis
+        self.where = where
+        self.keys = Keys(namespace)
+        self.ledger = Ledger(redis, namespace)
+        self.waiting = Waiting(redis, self.keys)
+        self._batches: OrderedDict[str, Batch] = OrderedDict()
+        self._calls = asyncio.Semaphore(MOST_AT_ONCE)
+
+    def batch(self, batch_id: str) -> Batch:
+        """The batch of this id; the last ones are kept, with what they know of the ledger. Raises: InputError."""
+        batch = self._batches.pop(batch_id, None) or Batch(self.redis, batch_id, namespace=self.keys.namespace)
+        self._batches[batch_id] = batch
+        if len(self._batches) > MOST_BATCHES:
+            self._batches.popitem(last=False)
+        return batch
+
+    async def do(self, act: Callable[[], Awaitable[T]]) -> T:
+        """Do what may be done twice; again, for up to 5 s, while the server is away.
+
+        Raises: ServerError when it stays away, or refuses; Farebox's own errors pass through.
+        """
+        ends, pause_s = time.monotonic() + RESEND_S, 0.05
+        while True:
+            try:
+                async with self._calls:
+                    return await act()
+            except AuthenticationError:
+                raise ServerError(f"{self.where} refuses the password or user in its URL.") from None
+            except AWAY as error:
+                if time.monotonic() + pause_s > ends:
+                    reason = str(error) or type(error).__name__
+                    raise ServerError(f"{self.where} is away ({reason}): nothing was lost, try again.") from error
+            except RedisError as error:
+                raise ServerError(f"{self.where}: {error}") from error
+            await asyncio.sleep(pause_s)
+            pause_s *= 2
