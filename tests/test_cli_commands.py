@@ -103,7 +103,9 @@ def test_ctrl_c_ends_following_and_worker_in_peace(desk, ledger):
     following = desk.start("results", batch, "-o", "out.jsonl", "--follow")
     worker = desk.start("worker")
     several = desk.start("worker", "--processes", 2)
-    time.sleep(3)
+    deadline = time.monotonic() + 40
+    while len(desk.run("workers", "--json").json["workers"]) < 3 and time.monotonic() < deadline:
+        time.sleep(0.1)
     for process, code in ((following, 130), (worker, 0), (several, 0)):
         process.send_signal(2)
         ended = desk.end(process)

@@ -268,10 +268,13 @@ def test_a_provider_that_refuses_connections_is_given_up_when_it_never_answered(
 
 
 def test_an_empty_account_keeps_the_jobs_and_ctrl_c_still_works(desk, simulate):
-    simulate("--account-empty-after-usd", 0.001)
+    simulated = simulate("--account-empty-after-usd", 0.001)
     desk.prompts(60)
     process = desk.start("run", "in.jsonl", "-m", "sim:sim-1", "--budget", 1, "-o", "out.jsonl", "--json")
-    time.sleep(5)
+    deadline = time.monotonic() + 30
+    while simulated.bill()["cost_nusd"] < 1_000_000 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(2)
     assert process.poll() is None, "it waits for the account"
     process.terminate()
     ended = desk.end(process)

@@ -195,6 +195,8 @@ def test_a_cost_is_exact_and_rounded_up_once(tokens_in, tokens_out, rate_in, rat
 class Settings:
     """One [providers.<id>] section."""
 
+    has_flex = False
+
     def __init__(self, kind, base_url=None, api_key_env=None, cap_field=None, free=False):
         self.kind, self.base_url, self.api_key_env, self.cap_field, self.free = (
             kind,

@@ -162,7 +162,6 @@ class EmbeddedServer:
         address = socket_path(self.data_dir)
         _write(self.data_dir / "server.address", str(address))
         self._child = start_server(self.data_dir, appendfsync="everysec", lock_fd=lock)
-        _write(self.data_dir / "server.pid", str(self._child.pid))
         self.url = self._child.url
 
     def _shut_down(self) -> None:

@@ -101,7 +101,8 @@ def start_server(
     """Start a server on a directory that exists, and wait until it answers.
 
     It listens on a private unix socket only, or on 127.0.0.1:`port`. `extra` are further options of the server's.
-    It inherits `lock_fd`, and so holds its lock until it dies. It survives Ctrl-C in our terminal.
+    It inherits `lock_fd`, and so holds its lock until it dies. It survives Ctrl-C in our terminal. Its process id is
+    in `server.pid`.
     Raises: ServerError with the end of its log; OSError.
     """
     address = port if port is not None else str(socket_path(directory))
@@ -125,6 +126,7 @@ def start_server(
         )
     server = ServerProcess(process, address, directory)
     try:
+        (directory / "server.pid").write_text(str(process.pid), encoding="ascii")  # at once: we may be killed
         _wait_ready(server)
     except BaseException:
         server.kill()
