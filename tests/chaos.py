@@ -215,7 +215,12 @@ class Arena:
             held, waits, running = self.ask(lambda batch: batch.waiting())
             return waits == running == 0 or (held and not running and not waits)
 
-        self.until(is_still, timeout_s, "the end")
+        try:
+            self.until(is_still, timeout_s, "the end")
+        except TimeoutError as error:
+            seen = f"parked, waiting, running: {self.ask(lambda batch: batch.waiting())}"
+            error.add_note(f"{seen}\n{(self.folder / 'workers.log').read_text()[-3000:]}")
+            raise
         time.sleep(1.2)  # calls that hung are over, what was unconfirmed stays
 
     @staticmethod

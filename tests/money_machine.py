@@ -478,7 +478,8 @@ class MoneyMachine(RuleBasedStateMachine):
                 t.owed = ""
         if ending.money in ("actual", "unpriced"):
             is_known = t.hold is not None and not t.is_forgotten
-            over = max(0, ending.amount_nusd - t.hold) if is_known else 0
+            above = max(0, ending.amount_nusd - t.hold) if is_known else 0
+            over = 0 if ending.money == "unpriced" and not t.hold else above
             self.books.add(
                 scopes,
                 day,
@@ -489,7 +490,7 @@ class MoneyMachine(RuleBasedStateMachine):
                 overrun=over,
                 unpriced=int(ending.money == "unpriced"),
             )
-            if over or not is_known:
+            if above or not is_known:
                 self._excuse(scopes)
 
     def _doubt(self, t):

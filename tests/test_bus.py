@@ -4,9 +4,10 @@ import asyncio
 import dataclasses
 
 import pytest
+from redis.exceptions import ResponseError
 
 from farebox.batch import Batch
-from farebox.errors import BatchClosedError, JobConflictError, LedgerLostError, NoLedgerError
+from farebox.errors import BatchClosedError, InputError, JobConflictError, LedgerLostError, NoLedgerError
 from farebox.records import Job, Result, ResultEnvelope, encode_result
 from farebox_worker.bus.admit import Fare, admit
 from farebox_worker.bus.claim import Ask, claim
@@ -14,6 +15,7 @@ from farebox_worker.bus.lapse import lapse
 from farebox_worker.bus.renew import renew
 from farebox_worker.bus.settle import Settlement, settle
 from farebox_worker.bus.sweep import sweep
+from farebox_worker.routes import Routes
 
 LANE = "echo:echo"
 LEASE = 30_000
@@ -370,6 +372,18 @@ async def test_an_operator_releases_or_charges_what_is_unconfirmed(batch, is_cha
     assert (await batch.ledger.scope("model:echo:echo")).spent_nusd == (100 if is_charge else 40)
 
 
+async def test_what_an_operator_charged_is_not_booked_again_by_who_comes_an_hour_late(batch, redis):
+    await batch.submit(jobs(2))
+    late, other = await take(batch)
+    await enter(batch, [late, other], 100)
+    await lapse(batch.tongue, dead=True)
+    await batch.ledger.confirm([late.token], is_charge=True)
+    await settle(batch.tongue, [finished(other, amount=40)], results_ttl_ms=TTL)  # of the same claim
+    assert await redis.ttl(f"farebox:settled:{late.token[:12]}") > 3_600
+    assert await settle(batch.tongue, [finished(late, amount=40)], results_ttl_ms=TTL) == ["repeat"]
+    assert (await batch.ledger.scope()).spent_nusd == 140
+
+
 async def test_a_batchs_lanes_are_those_in_which_work_is_left_for_workers(batch):
     await batch.submit(jobs(1))
     await batch.submit(jobs(1, 1, lane="echo:other"))
@@ -390,3 +404,66 @@ async def test_a_cancelled_batch_that_was_never_sealed_is_complete_once_swept(ba
     assert not (await batch.progress()).complete
     await sweep(batch.tongue, results_ttl_ms=TTL)
     assert (await batch.progress()).complete
+
+
+async def test_a_claim_over_many_lanes_takes_no_more_than_one_script_may_admit(batch):
+    lanes = [f"echo:m{n}" for n in range(6)]
+    for lane in lanes:
+        await batch.submit([Job(1, f"{lane}-{n}", lane, "chat", b"{}") for n in range(256)])
+    asks = [Ask(lane, 256) for lane in lanes]
+    claimed = (await claim(batch.tongue, asks, lease_ms=LEASE)).jobs
+    assert len(claimed) == 1024
+    assert {verdict.word for verdict in await enter(batch, claimed, 1)} == {"ok"}
+    rest = (await claim(batch.tongue, asks, lease_ms=LEASE)).jobs
+    assert len(rest) == 6 * 256 - 1024
+
+
+async def test_thousands_of_tags_are_admitted_and_settled_at_once(batch):
+    await batch.ledger.set_limit("tag:0-0", 1_000)
+    await batch.submit(jobs(64))
+    claimed = await take(batch, 64)
+    many = [(*scopes(batch), *(f"tag:{n}-{k}" for k in range(140))) for n in range(64)]
+    fares = [Fare(job, 10, named) for job, named in zip(claimed, many, strict=True)]
+    assert {verdict.word for verdict in await admit(batch.tongue, fares)} == {"ok"}
+    group = [
+        dataclasses.replace(finished(job, amount=7), scopes=named) for job, named in zip(claimed, many, strict=True)
+    ]
+    assert set(await settle(batch.tongue, group, results_ttl_ms=TTL)) == {"done"}
+    assert (await batch.ledger.scope("tag:63-139")).spent_nusd == 7
+
+
+async def test_a_late_answer_wakes_the_flow_that_parked_for_its_job(batch):
+    await batch.ledger.set_limit("global", 120)
+    await batch.submit(jobs(1))
+    first = await take(batch)
+    await enter(batch, first, 100)
+    await lapse(batch.tongue, dead=True)
+    assert (await enter(batch, await take(batch), 100))[0].word == "no_room"
+    await batch.submit(jobs(1, 1))
+    await settle(batch.tongue, [finished(first[0], amount=90)], results_ttl_ms=TTL)
+    [small] = await take(batch)
+    assert (await enter(batch, [small], 30))[0].word == "ok"
+
+
+async def test_a_settle_that_fails_before_money_moved_can_be_sent_again(batch, redis):
+    await batch.submit(jobs(2))
+    good, bad = await take(batch)
+    await enter(batch, [good, bad], 100)
+    record = await redis.hget("farebox:holds", bad.token)
+    await redis.hset("farebox:holds", bad.token, "no record")
+    group = [finished(good, amount=30), finished(bad, amount=40)]
+    with pytest.raises(ResponseError):
+        await settle(batch.tongue, group, results_ttl_ms=TTL)
+    assert await settle(batch.tongue, group[:1], results_ttl_ms=TTL) == ["done"]
+    await redis.hset("farebox:holds", bad.token, record)
+    assert await settle(batch.tongue, group, results_ttl_ms=TTL) == ["repeat", "done"]
+    scope = await batch.ledger.scope()
+    assert (scope.spent_nusd, scope.held_nusd) == (70, 0)
+
+
+@pytest.mark.parametrize("model", ["echo:a\tb", "echo:a\nb", "echo:\x00"])
+async def test_a_model_that_would_garble_records_is_refused(batch, model):
+    with pytest.raises(InputError, match="control characters"):
+        await batch.submit(jobs(1, lane=model))
+    with pytest.raises(InputError, match="control characters"):
+        Routes(None, None, None).lay(model)

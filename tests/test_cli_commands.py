@@ -26,7 +26,7 @@ def submit(desk, *words):
 def test_submit_work_collect(desk, ledger):
     batch = submit(desk, EXAMPLES, "-m", "echo:echo", "--budget", 1, "--tag", "nightly")
     state = desk.run("status", batch, "--json").json
-    assert (state["state"], state["total"], state["waiting"], state["succeeded"]) == ("running", 200, 200, 0)
+    assert (state["state"], state["total"], state["waiting"], state["succeeded"]) == ("waiting", 200, 200, 0)
     assert desk.run("worker", "--burst").code == 0
     state = desk.run("status", batch, "--json").json
     assert (state["state"], state["succeeded"], state["waiting"], state["running"]) == ("complete", 200, 0, 0)
@@ -197,7 +197,7 @@ def test_a_raised_limit_frees_a_parked_worker_at_once(desk, simulate):
     while desk.run("status", batch, "--json").json["parked"] == 0:
         time.sleep(0.1)
     shown = desk.run("status", batch)
-    assert "parked at the limit of global" in shown.stdout
+    assert "parked at the global limit" in shown.stdout
     assert desk.run("budget", "set", 1).code == 0
     assert desk.run("results", batch, "-o", "out.jsonl", "--follow", timeout_s=10).code == 0
     assert len(desk.out()) == 40

@@ -222,3 +222,40 @@ def test_submit_takes_the_cheapest_tier_too_and_refuses_to_guess(desk, simulate)
     refused = desk.run("submit", "in.jsonl", "-m", "elsewhere:m", "--tier", "cheapest")
     assert refused.code == 2
     assert "--tier standard or flex" in refused.stderr
+
+
+# --- before there is a key ----------------------------------------------------------------------------------------
+
+
+def test_an_estimate_needs_no_key_and_says_which_one_a_run_will(desk):
+    desk.prompts(5)
+    told = desk.run("estimate", "in.jsonl", "-m", "openai:gpt-5-mini", "--json", OPENAI_API_KEY="")
+    assert {row["tier"] for row in told.json["by_tier"]} == {"standard", "flex"}
+    said = desk.run("estimate", "in.jsonl", "-m", "openai:gpt-5-mini", OPENAI_API_KEY="")
+    assert "`farebox run` will need OPENAI_API_KEY" in said.stderr
+    ended = desk.run("run", "in.jsonl", "-m", "openai:gpt-5-mini", "--budget", 1, OPENAI_API_KEY="")
+    assert (ended.code, "OPENAI_API_KEY" in ended.stderr) == (2, True)
+
+
+def test_an_estimate_of_what_is_answered_already_under_a_smaller_budget(desk, simulate):
+    simulate("--output-tokens", 20)
+    desk.prompts(5)
+    assert desk.run("run", "in.jsonl", "-m", MODEL, "--budget", 1).code == 0
+    told = desk.run("estimate", "in.jsonl", "-m", MODEL, "--budget", "0.0002")
+    assert (told.code, "None is left" in told.stderr) == (0, True)
+
+
+def test_a_line_that_has_its_answer_needs_no_room_in_a_smaller_budget(desk, simulate):
+    simulate("--output-tokens", 20)
+    desk.write("in.jsonl", [prompt(0, max_tokens=500), *(prompt(n) for n in range(1, 5))])
+    assert desk.run(*words("--first", 1)).code == 0
+    ended = desk.run(*words(budget="0.0009"))
+    assert (ended.code, ended.json["succeeded"]) == (0, 5), ended
+
+
+def test_models_show_flex_prices_where_a_model_can_be_asked_for_in_it(desk, simulate):
+    with_flex(desk, simulate())
+    shown = {one["model_ref"]: one for one in desk.run("models", "--json").json["models"]}
+    assert (shown[MODEL]["flex_input_usd_per_mtok"], shown[MODEL]["flex_output_usd_per_mtok"]) == (0.5, 1.0)
+    assert shown["echo:echo"]["flex_input_usd_per_mtok"] is None
+    assert "0.5 / 1" in desk.run("models", "sim").stdout

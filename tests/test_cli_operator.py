@@ -58,7 +58,7 @@ class Bus:
     async def beat(self, *lanes, name="w1", batch="", in_flight=0):
         state = {"lanes": "\n".join(lanes), "batch": batch, "in_flight": in_flight}
         tongue = Tongue(self.redis, self.keys)
-        pulse = Pulse(tongue, Outage(), lease_s=30, running={}, worker_id=name, describe=lambda: state)
+        pulse = Pulse(tongue, Outage(), lease_s=30, running={}, sending={}, worker_id=name, describe=lambda: state)
         await pulse._show(state)
 
     async def lane(self, name=LANE):

@@ -3,7 +3,7 @@
 import pytest
 from tests.cli_support import desk, prompt, simulate
 
-from farebox.ledger import Scope
+from farebox.ledger import Limit, Scope
 from farebox_worker.files.numbers import LineNumbers
 from farebox_worker.files.tally import Note, NotedUsage, Tally
 from farebox_worker.rates import flat, price_of
@@ -86,6 +86,12 @@ def test_the_budget_ends_where_the_expected_cost_passes_what_is_left_of_it():
     assert look_ahead(left, 7, Scope("b", None), Scope("global", 100)).ends_at == 17
     assert look_ahead(left, 7, Scope("b", 100, spent_nusd=200)).ends_at == 7, "a limit below what is spent"
     assert look_ahead(left, 7, Scope("b", None), Scope("global", None)).ends_at is None
+    tight = look_ahead(left, 7, Scope("b", 900), Limit("tag:t", "day", 100, 0, 0, 0))
+    assert (tight.limit, tight.ends_at, tight.fitting) == ("day:tag:t", 17, 10), "the tightest is named"
+
+
+def test_nothing_left_to_pay_for_ends_under_no_limit():
+    assert look_ahead(Cost(5), 7, Scope("b", 100, spent_nusd=200)).ends_at is None
 
 
 @pytest.mark.parametrize(("nusd", "text"), [(0, "$0.00"), (123_456, "$0.00013"), (10_234_000_000, "$10.23")])

@@ -335,6 +335,15 @@ def test_the_report_names_file_line_and_reason_and_counts_the_rest():
     assert bad_line_report("in.jsonl", summarize(read(batch()))) == ""
 
 
+def test_many_lines_with_one_fault_are_one_line_of_the_report():
+    report = bad_line_report("in.jsonl", summarize(read("no\n" * 300))).splitlines()
+    assert report[1].endswith("(and 299 more like it, to line 300)")
+    assert len(report) == 2
+    mixed = bad_line_report("in.jsonl", summarize(read("no\n" * 30 + "{}\n" * 5 + "no\n"))).splitlines()
+    assert mixed[1].endswith("(and 29 more like it, to line 30)")
+    assert mixed[2:] == ["and 6 more"]
+
+
 @given(st.lists(st.text(max_size=3)))
 def test_the_name_table_behaves_like_a_dict_whose_first_entry_stays(names):
     table, expected = NameTable(), {}

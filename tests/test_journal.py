@@ -2,7 +2,7 @@
 
 import asyncio
 import dataclasses
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 from redis.exceptions import ResponseError
@@ -454,3 +454,80 @@ async def test_what_was_spent_is_told_by_model_provider_batch_tag_and_day(batch,
 async def test_other_combinations_are_refused(batch, by):
     with pytest.raises(InputError, match="name one of model, provider, batch, tag"):
         await spend_by(batch.redis, batch.keys, by)
+
+
+async def test_a_batch_that_owes_is_not_forgotten_before_it_is_settled(batch):
+    job = await doubted(batch)
+    [again] = await take(batch)
+    scope = "farebox:scope:batch:b1"
+    await batch.redis.pexpire(scope, 10**6)  # a retention that had begun
+    await settle(batch.tongue, [ending(again, money="unconfirmed", why="x")], results_ttl_ms=TTL)
+    assert await batch.redis.ttl(scope) == -1
+    await batch.seal(1)
+    await batch.redis.hset("farebox:batch:b1", "total", 0)  # complete
+    await batch.retain()
+    assert await batch.redis.ttl(scope) == -1 < await batch.redis.ttl("farebox:ids:b1")
+    await batch.ledger.confirm([job.token], is_charge=False)
+    assert await batch.redis.ttl(scope) == -1
+    await batch.ledger.confirm([again.token], is_charge=True)
+    assert 0 < await batch.redis.ttl(scope) <= await batch.redis.ttl("farebox:batch:b1")
+    assert (await audit(batch.redis, batch.keys)).agrees
+
+
+async def test_limits_of_a_batchs_windows_are_forgotten_with_it(batch):
+    await batch.ledger.set_limit("batch:b1", 10**6, "day")
+    await batch.ledger.set_limit("batch:b1", 10**6, "month")
+    await batch.seal(1)
+    await spend(batch, 10)
+    assert await batch.redis.ttl("farebox:limit:day:batch:b1") > 0
+    assert await batch.redis.ttl("farebox:limit:month:batch:b1") > 0
+
+
+async def test_what_has_no_price_is_no_overrun(batch):
+    [job] = await take(batch, hold=-1)
+    await settle(batch.tongue, [ending(job, 50, money="unpriced")], results_ttl_ms=TTL)
+    scope = await batch.ledger.scope()
+    assert (scope.spent_nusd, scope.unpriced, scope.overrun_nusd) == (50, 1, 0)
+    assert (await audit(batch.redis, batch.keys)).agrees
+
+
+async def test_a_fold_of_large_entries_takes_some_thousand_rows_at_a_time(batch):
+    await batch.submit([Job(1, f"more{n}", LANE, "chat", b"{}") for n in range(2_600)])
+    for _ in range(13):
+        await take(batch, 200)
+    await lapse(batch.tongue, dead=True)
+    assert await fold(batch.tongue, keep_days=100, keep_rows=0) == 4
+    assert await fold(batch.tongue, keep_days=100, keep_rows=0) == 2
+    assert (await audit(batch.redis, batch.keys)).agrees
+
+
+async def test_an_audit_at_midnight_compares_one_day(batch, monkeypatch):
+    await batch.ledger.set_limit("global", 100, "day")
+    await spend(batch, 90)
+    real, told = auditing._today, []
+
+    async def yesterday_first(redis, keys):
+        today = await real(redis, keys)
+        told.append(today if told else today - timedelta(days=1))
+        return told[-1]
+
+    monkeypatch.setattr(auditing, "_today", yesterday_first)
+    report = await audit(batch.redis, batch.keys)
+    assert report.agrees
+    assert report.day == told[-1] != told[0]
+
+
+async def test_after_months_without_a_verb_the_books_agree_though_windows_have_expired(batch):
+    await spend(batch, 90)
+    [entry] = await batch.redis.xrange(batch.keys.journal)
+    now_ms = int(entry[0].partition(b"-")[0])
+    long_ago = datetime.fromtimestamp(now_ms / 1000, UTC) - timedelta(days=60)
+    day = (long_ago.date() - date(1970, 1, 1)).days
+    await batch.redis.delete(batch.keys.journal, *(await batch.redis.keys("farebox:window:*")))
+    await batch.redis.xadd(batch.keys.journal, entry[1] | {b"d": day}, id="1-1")
+    await batch.redis.hset(
+        "farebox:window:month:" + f"{long_ago:%Y-%m}", mapping={"spent " + name: 90 for name in scopes()}
+    )
+    await batch.redis.hset("farebox:ledger", "clock", int(long_ago.timestamp() * 1000))
+    report = await audit(batch.redis, batch.keys)
+    assert report.differences == ()

@@ -8,29 +8,41 @@ import tempfile
 import time
 import types
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import fakeredis
 import pytest
 from arq.connections import ArqRedis
 from redis import Redis as SyncRedis
+from redis.exceptions import ResponseError
 
 from farebox.batch import Batch
 from farebox.connection import connect
-from farebox.errors import LedgerError, ProviderAuthError, ProviderOverloadedError, ProviderRateLimitError
+from farebox.errors import (
+    LedgerError,
+    LedgerLostError,
+    ProviderAuthError,
+    ProviderOverloadedError,
+    ProviderRateLimitError,
+)
 from farebox.records import Job
 from farebox_worker import attempt as attempts
 from farebox_worker import process as process_module
+from farebox_worker import settler as settler_module
 from farebox_worker.bus.claim import Ask, claim
 from farebox_worker.bus.pause import read_pauses, resume
+from farebox_worker.bus.settle import Settlement
 from farebox_worker.catalogue import Entry
 from farebox_worker.doorbells import Doorbells
 from farebox_worker.embedded import start_server
+from farebox_worker.outage import Outage
 from farebox_worker.process import Process
 from farebox_worker.providers.base import Facts, Prepared, Reply, TokenUsage
 from farebox_worker.rates import PRETEND
 from farebox_worker.routes import Route, Routes
 from farebox_worker.settings import Settings, WorkerSettings
+from farebox_worker.settler import Settler
 
 LANE = "sim:one"
 HOLD = 30_000  # 10 tokens in at $1, 10 out at $2 per million
@@ -47,6 +59,7 @@ class Scripted:
         self.act = None
         self.on_prepare = None
         self.tokens_out = 3
+        self.served_tier = ""
 
     def prepare(self, job, facts):
         if self.on_prepare:
@@ -57,7 +70,8 @@ class Scripted:
         self.posted.append(time.monotonic())
         if self.act:
             await self.act(len(self.posted))
-        return Reply(200, "r", b"{}", b"{}", TokenUsage(input_tokens=3, output_tokens=self.tokens_out), "answered")
+        usage = TokenUsage(input_tokens=3, output_tokens=self.tokens_out)
+        return Reply(200, "r", b"{}", b"{}", usage, "answered", served_tier=self.served_tier)
 
     async def aclose(self):
         pass
@@ -256,6 +270,55 @@ async def test_the_first_bill_above_its_hold_pauses_the_lane_until_it_is_resumed
         await stage.finished(3)
         assert len(stage.provider.posted) == 3
     assert (await stage.batch.ledger.scope()).overrun_nusd > 0
+
+
+async def test_a_bill_without_a_hold_to_pass_pauses_nothing(stage, monkeypatch):
+    real = Shelf.resolve
+
+    def unpriced_in_its_tier(self, model_ref, *, tier):
+        return dataclasses.replace(real(self, model_ref, tier=tier), price=None, prices={"standard": PRETEND})
+
+    monkeypatch.setattr(Shelf, "resolve", unpriced_in_its_tier)
+    stage.provider.served_tier = "default"
+    await stage.begin(2)
+    async with stage.process(concurrency=1) as process:
+        await stage.finished(2)
+        assert await read_pauses(stage.batch.redis, process.keys, [LANE]) == {}
+    assert await stage.money() == (2 * COST, 0, 0)
+
+
+async def test_a_process_too_short_for_its_cron_folds_the_journal_all_the_same(stage, monkeypatch):
+    await stage.begin(3)
+    async with stage.process():
+        await stage.finished(3)
+    monkeypatch.setattr(process_module, "fold", partial(process_module.fold, keep_rows=0))
+    async with stage.process():
+        await until(lambda: stage.batch.redis.exists(stage.batch.keys.checkpoint))
+    assert await stage.batch.redis.xlen(stage.batch.keys.journal) == 0
+
+
+async def test_what_was_settled_singly_before_the_ledger_was_lost_is_not_settled_again(monkeypatch):
+    asked, acknowledged = [], []
+
+    async def settle(tongue, group, *, results_ttl_ms):
+        asked.append([one.job_id for one in group])
+        if len(group) == 3:
+            raise ResponseError("together they fail")
+        if asked[-1] == ["b"] and asked.count(["b"]) == 1:
+            raise LedgerLostError("gone")
+        return ["done"] * len(group)
+
+    monkeypatch.setattr(settler_module, "settle", settle)
+    settler = Settler(None, Outage(), results_ttl_ms=1, on_settled=lambda one, word: acknowledged.append(one.job_id))
+    for job in "abc":
+        settler.put(Settlement(job, "f", job, "finish", "release"))
+    with pytest.raises(LedgerLostError):
+        await settler.run()
+    going_on = asyncio.create_task(settler.run())
+    await asyncio.wait_for(settler.flushed(), 10)
+    going_on.cancel()
+    assert acknowledged == ["a", "b", "c"]
+    assert settler.pending == 0
 
 
 async def test_a_payload_of_garbage_fails_visibly_and_kills_nobody(stage):

@@ -1,6 +1,7 @@
 """A ledger that lost writes refuses everybody until it is adopted; what workers know of it is put back first."""
 
 import asyncio
+import dataclasses
 import logging
 
 import pytest
@@ -11,6 +12,8 @@ from farebox.batch import Batch
 from farebox.errors import LedgerError, LedgerLostError, NoLedgerError
 from farebox.keys import Keys
 from farebox.scripts import CREATE, Tongue
+from farebox_worker import outage as outage_module
+from farebox_worker import settler as settler_module
 from farebox_worker.bus.claim import Ask, claim
 from farebox_worker.bus.lapse import lapse
 from farebox_worker.bus.reassert import Known, Remains, reassert
@@ -160,6 +163,17 @@ async def test_what_is_unconfirmed_or_settled_stays_so(batch):
     await lapse(batch.tongue, dead=True)
     assert await reassert(remains(batch), [knows(dead), knows(done)], lease_ms=LEASE) == []
     assert await money(batch) == (30, 0, 100)
+
+
+async def test_what_an_operator_released_while_it_ran_proves_no_loss(batch, redis):
+    [claimed] = await running(batch)
+    await lapse(batch.tongue, dead=True)  # its worker was cut off, but lives
+    await batch.ledger.confirm([claimed.token], is_charge=False)
+    assert await reassert(batch.tongue, [knows(claimed)], lease_ms=LEASE) == []
+    assert not await redis.hexists("farebox:ledger", "lost")
+    late = dataclasses.replace(finished(claimed, amount=40), scopes=scopes(batch))
+    assert await settle(batch.tongue, [late], results_ttl_ms=TTL) == ["done"]
+    assert await money(batch) == (40, 0, 0)
 
 
 async def test_a_hold_whose_worker_dies_afterwards_becomes_unconfirmed_once_adopted(batch, redis):
@@ -403,3 +417,26 @@ async def test_a_renewal_finds_that_a_hold_is_nowhere(stage):
     assert await stage.money() == (COST, 0, 0)
     with pytest.raises(LedgerLostError, match="running calls were gone"):
         await Batch(redis, "b1").submit(jobs(1))
+
+
+async def test_a_settle_whose_acknowledgement_never_came_proves_no_loss(stage, monkeypatch):
+    await stage.begin(1)
+    real, is_cut_off = settler_module.settle, asyncio.Event()
+
+    async def settle_without_an_answer(*args, **options):
+        words = await real(*args, **options)
+        if not is_cut_off.is_set():
+            is_cut_off.set()
+            raise ConnectionError
+        return words
+
+    monkeypatch.setattr(settler_module, "settle", settle_without_an_answer)
+    monkeypatch.setattr(outage_module, "FIRST_WAIT_S", 3.0)
+    async with stage.process(lease_s=0.9) as process:
+        await asyncio.wait_for(is_cut_off.wait(), 10)
+        marks = await stage.batch.redis.keys("farebox:settled:*")
+        assert await stage.batch.redis.delete(*marks) == 1  # ten minutes later
+        (attempt,) = process.dispatch.running.values()
+        await until(lambda: attempt.deadline == 0.0)  # a renewal has seen that its lease is gone
+        assert not await stage.batch.redis.hexists("farebox:ledger", "lost")
+        assert process.failure is None

@@ -43,8 +43,9 @@ class Forwarder:
         self._target = str(target)
         self._loop = asyncio.new_event_loop()
         self._open = set()
-        threading.Thread(target=self._loop.run_forever, daemon=True).start()
-        self._do(asyncio.start_unix_server(self._forward, path=str(path)))
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._server = self._do(asyncio.start_unix_server(self._forward, path=str(path)))
 
     def _do(self, work):
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
@@ -72,10 +73,21 @@ class Forwarder:
         """Break every connection; new ones go to another server."""
         self._do(self._lead(target))
 
+    async def _end(self):
+        self._server.close()
+        await self._lead(self._target)
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.sleep(0.01)  # transports close one round later
+
     def close(self):
-        """End it."""
-        self._do(self._lead(self._target))
+        """End it, and leave nothing open."""
+        self._do(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
 
 
 class Bay(Arena):

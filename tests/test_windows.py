@@ -13,6 +13,7 @@ from farebox.scripts import SHARED
 from farebox_worker.bus.admit import Fare, admit
 from farebox_worker.bus.claim import Ask, claim
 from farebox_worker.bus.lapse import lapse
+from farebox_worker.bus.pause import pause
 from farebox_worker.bus.settle import Settlement, settle
 
 LANE = "echo:echo"
@@ -287,3 +288,18 @@ async def test_limits_are_listed_with_what_counts_against_them(redis):
         ("provider:echo", 200, 60),
         ("day:provider:echo", 100, 60),
     ]
+
+
+async def test_what_waits_in_a_paused_lane_keeps_nobody_from_the_money(batch):
+    await batch.ledger.set_limit("global", 100)
+    [running] = await take(batch)
+    await enter(batch, [running], 60)
+    big = await take(batch)
+    assert [v.word for v in await enter(batch, big, 90)] == ["no_room"]
+    await batch.redis.hset("farebox:parking", big[0].flow, "global\t90\t1")
+    await pause(batch.tongue, LANE, seconds=600, why="look")
+    await batch.redis.hdel("farebox:ledger", "lapsed")
+    await lapse(batch.tongue)
+    await batch.submit([Job(1, "small", "echo:other", "chat", b"{}")])
+    small = (await claim(batch.tongue, [Ask("echo:other", 1)], lease_ms=LONG)).jobs
+    assert [v.word for v in await enter(batch, small, 1)] == ["ok"]

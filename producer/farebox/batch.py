@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
 from farebox.errors import InputError, ServerFullError
-from farebox.keys import Keys, check_batch_id, check_tag, lane_of
+from farebox.keys import Keys, check_batch_id, check_lane, check_tag, lane_of
 from farebox.ledger import PERIODS, Ledger, Scope
 from farebox.records import Job, Result, body_digest, decode_result, encode_job, job_id
 from farebox.scripts import CANCEL, SUBMIT, Argument, Tongue
@@ -137,7 +137,7 @@ class Batch:
         for job in jobs:
             for tag in job.tags:
                 check_tag(tag)
-            lane = lane_of(job.model_ref, job.tier)
+            lane = check_lane(lane_of(job.model_ref, job.tier))
             chunk = lanes.setdefault(lane, _Chunk())
             chunk.add(self.job_id(job.custom_id), body_digest(job), not_before_ms, encode_job(job, now_ms))
             if chunk.full:
@@ -186,11 +186,12 @@ class Batch:
     async def retain(self) -> None:
         """Begin the retention of a sealed batch that is complete; of any other, do nothing."""
         ttl = await self.redis.hget(self.keys.batch(self.batch_id), "ids_ttl")  # type: ignore[misc]
-        if ttl is None or not (await self.progress()).complete:
+        if ttl is None or not (progress := await self.progress()).complete:
             return
         await self._expire(self._kept_keys(), int(ttl))
+        scope, *limits = self._counting_keys()  # what is owed keeps the scope, see tally.lua
         with suppress(NoPermissionError):  # an ACL keeps producers away from what counts money
-            await self._expire(self._counting_keys(), int(ttl))
+            await self._expire(limits if progress.scope.unconfirmed_nusd else [scope, *limits], int(ttl))
 
     async def _expire(self, keys: Sequence[str], ttl_ms: int) -> None:
         async with self.redis.pipeline(transaction=True) as pipe:

@@ -107,7 +107,7 @@ async def check_server(redis: Redis, *, url: str = "") -> None:
             return
         raise ServerError(f"{where}: {error}") from None
     except (RedisError, OSError) as error:
-        reason = str(error) or type(error).__name__
+        reason = str(error).rstrip(".") or type(error).__name__
         raise ServerError(
             f"cannot reach {where}: {reason}. Start it, or correct [redis] url (environment: FAREBOX_REDIS_URL)."
         ) from None

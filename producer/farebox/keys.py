@@ -3,8 +3,8 @@
 | key | type | TTL | writer | reader | holds |
 |---|---|---|---|---|---|
 | `<ns>:ledger` | hash | none | every verb | every verb | epoch, seq, clock, grace, lapsed, lease, jobs (last sequence number), journal (rows ever written), lost (why, until adopted) |
-| `<ns>:limit:<limit>` | string | none; batches, for good: ids_days | operator; producer for its own batch | admit, settle | the limit in nano-dollars; `<limit>` is `<scope>`, `day:<scope>` or `month:<scope>` |
-| `<ns>:scope:<scope>` | hash | none; batches: ids_days | admit, settle, lapse, book | everybody | spent, held, unconfirmed, overrun (nusd), calls, tokens, unpriced; batches: since (the journal's rows when it began) |
+| `<ns>:limit:<limit>` | string | none; batches: ids_days | operator; producer for its own batch | admit, settle | the limit in nano-dollars; `<limit>` is `<scope>`, `day:<scope>` or `month:<scope>` |
+| `<ns>:scope:<scope>` | hash | none; batches: ids_days, unless money is unconfirmed | admit, settle, lapse, book | everybody | spent, held, unconfirmed, overrun (nusd), calls, tokens, unpriced; batches: since (the journal's rows when it began) |
 | `<ns>:window:day:<date>`, `<ns>:window:month:<month>` | hash | 40 days, 400 days | settle, lapse, confirm, book | admit, budget | `spent <scope>`, `unconfirmed <scope>` (nusd) of that UTC day or month, limited or not |
 | `<ns>:journal` | stream | none; 35 days or 200,000 rows | whatever books | audit, cost | one entry per verb: n, d, scope sets, then a row per booking (see `tally.lua`) |
 | `<ns>:checkpoint` | hash | none | fold | audit | until (last folded entry), rows, `day <date>` per day that has one |
@@ -13,7 +13,7 @@
 | `<ns>:scopes` | set | none | settle, book, limit | cost | names of the scopes that ever counted or had a limit |
 | `<ns>:holds` | hash | none | admit, settle, lapse | settle, lapse | attempt token: hold, job, flow, scopes |
 | `<ns>:unconfirmed` | hash | none | settle, lapse, confirm | settle, cost | attempt token: amount, job, flow, scopes, when, why |
-| `<ns>:settled:<claim>` | hash | 10 min | settle, confirm | settle | which attempts of one claim are settled |
+| `<ns>:settled:<claim>` | hash | 10 min; 1 day once an operator confirmed one | settle, confirm | settle, reassert | which attempts of one claim are settled, or released ("r") |
 | `<ns>:claim:<claim>` | string | one lease | claim | claim | what a claim took, so that it can be asked again |
 | `<ns>:lanes` | set | none | submit | workers, lapse | every lane that ever had a job |
 | `<ns>:lane:<lane>` | hash | none | claim, pause | claim, lanes | paused_until (ms), paused_why, paused_by (operator or provider); overrun (nusd): of the first bill above its hold |
@@ -42,7 +42,7 @@
 | `arq:result:<id>` | string | results_days | settle, drop | arq, results, client, retry | arq's result dictionary, MessagePack; of failed jobs with the job |
 
 Job ids begin with the namespace, so arq's keys are told apart by it too. Lua builds keys from the prefix `<ns>:`
-(Redis Cluster is refused). Names: batch ids are 1 to 64 of `A-Z a-z 0-9 . _ -`; tags hold no control characters.
+(Redis Cluster is refused). Names: batch ids are 1 to 64 of `A-Z a-z 0-9 . _ -`; models and tags hold no control characters.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ from farebox.errors import InputError
 
 SEQUENCE_END = 10**12  # scores below are sequence numbers, above are milliseconds
 _BATCH_ID = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _TAG = re.compile(r"[^\x00-\x1f\x7f,]{1,64}\Z")
 
 
@@ -67,6 +68,13 @@ def check_batch_id(batch_id: str) -> str:
     if not _BATCH_ID.match(batch_id):
         raise InputError(f"batch id {batch_id!r}: use 1 to 64 letters, digits, dots, dashes and underscores")
     return batch_id
+
+
+def check_lane(lane: str) -> str:
+    """Return a lane that may stand in keys, records and sets of scopes. Raises: InputError."""
+    if _CONTROL.search(lane):
+        raise InputError(f"model {lane!r}: no control characters are allowed in a model's name")
+    return lane
 
 
 def check_tag(tag: str) -> str:

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 import msgspec
 
 from farebox.errors import FareboxError, ProviderError
-from farebox.keys import lane_of
+from farebox.keys import check_tag, lane_of
 from farebox.ledger import GLOBAL
 from farebox.money import MAX_NUSD
 from farebox.records import (
     FUNCTION,
     VERSION,
+    Job,
     JobEnvelope,
     Outcome,
     Result,
@@ -75,6 +76,7 @@ def prepare(  # noqa: PLR0911 - one way to fail after the other
     if 0 < job.deadline_ms <= time.time() * 1000:
         return refuse(claimed, "deadline", "the job's deadline passed before it was sent", envelope)
     try:
+        scopes = _scopes(batch_id, route, job)
         prepared = route.provider.prepare(job, route.entry.facts)
     except FareboxError as error:
         return refuse(claimed, "invalid_request", str(error), envelope)
@@ -82,9 +84,13 @@ def prepare(  # noqa: PLR0911 - one way to fail after the other
     hold = UNPRICED
     if price is not None and not price.unstated_fee(prepared.fees):
         hold = price.worst_nusd(prepared.input_bound, prepared.output_bound, prepared.fees)
-    tags = tuple(f"tag:{tag}" for tag in job.tags)
-    scopes = (GLOBAL, f"batch:{batch_id}", f"provider:{route.entry.provider_id}", f"model:{job.model_ref}", *tags)
     return Attempt(claimed, envelope, route, prepared, hold, scopes, deadline)
+
+
+def _scopes(batch_id: str, route: Route, job: Job) -> tuple[str, ...]:
+    """Where a job's money counts; whoever wrote the job, no tag may name two. Raises: InputError."""
+    tags = tuple(f"tag:{check_tag(tag)}" for tag in job.tags)
+    return (GLOBAL, f"batch:{batch_id}", f"provider:{route.entry.provider_id}", f"model:{job.model_ref}", *tags)
 
 
 async def send(attempt: Attempt, *, timeout_s: float, max_attempts: int) -> tuple[Settlement, Verdict | None]:

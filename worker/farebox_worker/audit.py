@@ -20,6 +20,7 @@ from farebox.ledger import PERIODS, Per
 
 COUNTERS = (*LIFETIME, "unconfirmed")
 _TRIES = 20
+_IDLE_S = 30 * 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class AuditReport:
     differences: empty when the books agree. missing_rows: journal rows that are neither folded nor there.
     rows: how many rows were read. scopes: how many were compared. forgotten: batches whose retention is over.
     limits: how many limits there are, and which are passed by what is used, with the amounts over in nano-dollars.
-    day: the UTC day, and month, whose windows were compared: that of the ledger's last verb.
+    day: the UTC day, and month, whose windows were compared: that of the ledger's last verb in the last month.
     """
 
     differences: tuple[Difference, ...]
@@ -97,6 +98,7 @@ async def _snapshot(redis: Redis, keys: Keys) -> _Books | None:
     async with redis.pipeline(transaction=True) as pipe:
         pipe.smembers(keys.scopes)
         pipe.hmget(keys.ledger, ["journal", "clock"])
+        pipe.time()
         pipe.xrevrange(keys.journal, count=1)
         pipe.hmget(keys.checkpoint, ["until", "rows"])
         pipe.hvals(keys.holds)
@@ -111,8 +113,8 @@ async def _snapshot(redis: Redis, keys: Keys) -> _Books | None:
             for kind in ("", *(f"{per}:" for per in PERIODS)):
                 pipe.get(keys.limit(kind + name))
         found = iter(await pipe.execute())
-    scopes, ledger, newest, checkpoint = next(found), next(found), next(found), next(found)
-    if sorted(map(_text, scopes)) != names:
+    scopes, ledger, clock, newest, checkpoint = (next(found) for _ in range(5))
+    if sorted(map(_text, scopes)) != names or _day_of(ledger[1], clock) != books.day:
         return None
     books.total_rows = int(ledger[0] or 0)
     books.last = _text(newest[0][0]) if newest else ""
@@ -134,8 +136,13 @@ async def _names(redis: Redis, keys: Keys) -> list[str]:
 
 async def _today(redis: Redis, keys: Keys) -> date:
     clock_ms = await cast("Any", redis.hget(keys.ledger, "clock"))
-    seconds = int(clock_ms) / 1000 if clock_ms else (await cast("Any", redis.time()))[0]
-    return datetime.fromtimestamp(seconds, UTC).date()
+    return _day_of(clock_ms, await cast("Any", redis.time()))
+
+
+def _day_of(clock_ms: bytes | str | None, server: tuple[int, int]) -> date:
+    """Tell the day of the ledger's last verb; after a month without one, whose window will expire, that of now."""
+    seconds = int(clock_ms or 0) / 1000
+    return datetime.fromtimestamp(seconds if server[0] - seconds < _IDLE_S else server[0], UTC).date()
 
 
 def _is_day(day: date, number: int) -> bool:

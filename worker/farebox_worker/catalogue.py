@@ -174,6 +174,10 @@ class Catalogue:
         """Find the one provider that has a bare name: stated somewhere, else taken on trust."""
         providers = self._settings.providers
         owners = [provider_id for provider_id in providers if self._is_stated(provider_id, name)]
+        if not owners and name in providers:
+            raise ModelNotFoundError(
+                name, reason=f"{name} is a provider: write {name}:MODEL (`farebox models {name}`)."
+            )
         if not owners and not left:
             owners = [provider_id for provider_id in providers if self._is_known(provider_id, name)]
         if len(owners) == 1:

@@ -236,16 +236,18 @@ class Dispatch:
             log.exception("sending %s failed", one.claimed.job_id, extra=extra)
             settlement, verdict = attempts.broken(one, error), None
         self.witness.called(one, settlement, verdict, time.monotonic() - began_s)
-        self.sending.pop(one.claimed.token, None)
-        self.settler.put(settlement)
+        try:
+            if settlement.money == "actual" and settlement.amount_nusd > one.hold_nusd != attempts.UNPRICED:
+                await self._stop_at_overrun(one, settlement.amount_nusd)  # before its slot is free for the next one
+        finally:
+            self.sending.pop(one.claimed.token, None)
+            self.settler.put(settlement)
         if verdict is not None and verdict.failure_class == "unreachable":
             self.unreachable.setdefault(one.route.lane, time.monotonic())
         else:
             self.unreachable.pop(one.route.lane, None)
         if verdict is not None:
             await self._heed(one.route, verdict)
-        elif settlement.money == "actual" and settlement.amount_nusd > one.hold_nusd:
-            await self._stop_at_overrun(one, settlement.amount_nusd)
 
     async def _stop_at_overrun(self, one: Attempt, cost_nusd: int) -> None:
         lane = one.route.lane

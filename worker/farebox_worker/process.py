@@ -108,6 +108,7 @@ class Process(Worker):
             self._outage,
             lease_s=settings.worker.lease_s,
             running=self.dispatch.running,
+            sending=self.dispatch.sending,
             worker_id=self.worker_id,
             describe=self._describe,
         )
@@ -287,6 +288,8 @@ class Process(Worker):
 
     async def _keep_house(self) -> None:
         """Run arq's own poll, for its cron jobs and its health key, and look for lanes."""
+        with suppress(RedisError, OSError):
+            await self._fold_journal({})  # a process may end before its cron's time comes
         while True:
             try:
                 await self._poll_iteration()

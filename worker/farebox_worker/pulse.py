@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 
 from redis.exceptions import RedisError
@@ -38,6 +38,7 @@ class Pulse:
         outage: told when the server is away.
         lease_s: how long a lease lasts; it is renewed every third of that.
         running: the attempts that are leased to this process; their `deadline` moves with each renewal.
+        sending: those of them, by token, whose call is on its way.
         worker_id: the name of the heartbeat.
         describe: what the heartbeat says.
     """
@@ -49,6 +50,7 @@ class Pulse:
         *,
         lease_s: float,
         running: dict[str, Attempt],
+        sending: Mapping[str, object],
         worker_id: str,
         describe: Callable[[], dict[str, str | int]],
     ) -> None:
@@ -56,6 +58,7 @@ class Pulse:
         self._outage = outage
         self._lease_s = lease_s
         self._running = running
+        self._sending = sending
         self._worker_id = worker_id
         self._describe = describe
         self._lanes: str | int = ""
@@ -92,7 +95,8 @@ class Pulse:
         running = list(self._running.values())
         lost = await renew(self._tongue, [one.claimed for one in running], lease_ms=lease_ms)
         gone = {claimed.token for claimed in lost}
-        missed = [one for one in running if one.claimed.token in gone and one.deadline]
+        # a settlement whose acknowledgement was lost, and its mark forgotten since, is no proof of anything
+        missed = [one for one in running if one.deadline and one.claimed.token in gone & self._sending.keys()]
         for one in running:
             one.deadline = 0.0 if one.claimed.token in gone else before + self._lease_s
         if missed and (unknown := await reassert(self._tongue, [known(one) for one in missed], lease_ms=lease_ms)):

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from farebox.errors import FareboxError
+from farebox.keys import check_lane
 from farebox_worker.catalogue import Catalogue, Entry
 from farebox_worker.events import event
 from farebox_worker.prices import PriceTable
@@ -86,6 +87,7 @@ class Routes:
         """The route of a lane. Raises: FareboxError saying why this process cannot serve it."""
         if lane in self._routes:
             return self._routes[lane]
+        check_lane(lane)
         model_ref, _, tier = lane.rpartition("@") if lane.endswith("@flex") else (lane, "", "standard")
         entry = self._catalogue.resolve(model_ref, tier=tier)
         if entry.provider_id in self.stopped:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import shlex
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager, suppress
@@ -12,13 +13,13 @@ from dataclasses import dataclass, replace
 from arq.connections import ArqRedis
 
 from farebox.connection import check_server, connect, shown
-from farebox.errors import InputError, LedgerError
+from farebox.errors import ConfigError, InputError, LedgerError
 from farebox.ledger import GLOBAL, Ledger
 from farebox.money import dollars, dollars_from_nusd, nusd_from_usd, usd_from_nusd
 from farebox_worker.bus.lapse import lapse
 from farebox_worker.embedded import EmbeddedServer, has_begun, holds_no_data, note_begun
 from farebox_worker.events import event
-from farebox_worker.settings import Settings
+from farebox_worker.settings import Settings, load
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,8 @@ async def open_session(settings: Settings, *, creates: bool = False, adopts: boo
             if not creates and holds_no_data(data_dir):
                 raise InputError(
                     f"nothing here yet: {data_dir} holds no jobs and no money. "
-                    "Start with `farebox run IN --budget USD`, or name another place with --data-dir or --redis."
+                    "Start with `farebox run IN --budget USD`, or for workers with `farebox budget set USD`; or name "
+                    "another place with --data-dir or --redis."
                 )
             server = stack.enter_context(EmbeddedServer(data_dir, first_is_alone=True))
             url = server.url
@@ -88,6 +90,29 @@ def place_of(settings: Settings) -> str:
     if settings.redis.url is None:
         return f"--data-dir {shlex.quote(str(settings.redis.data_dir))}"
     return f"--redis {shlex.quote(shown(settings.redis.url))}"
+
+
+def flags_from_here(settings: Settings) -> str:
+    """The flags that a bare command needs in this directory to find the same server, each with a space before it.
+
+    They are "" where it finds it by itself. A password in a URL is hidden.
+    """
+    try:
+        bare = load()
+    except ConfigError:
+        bare = Settings()
+    flags = f" --config {shlex.quote(str(settings.path))}" if settings.path and settings.path != bare.path else ""
+    if flags:
+        with suppress(ConfigError):
+            bare = load(settings.path)
+    ours, theirs = settings.redis, bare.redis
+    is_same = ours.url == theirs.url and (ours.url is not None or ours.data_dir == theirs.data_dir)
+    return flags if is_same else f"{flags} {place_of(settings)}"
+
+
+def with_flags(text: str, flags: str) -> str:
+    """Give each command in backticks the flags that lead it to its server, so that it can be copied."""
+    return re.sub(r"`(farebox [^`]*)`", lambda command: f"`{command[1]}{flags}`", text)
 
 
 async def end_the_dead(session: Session) -> tuple[int, ...]:

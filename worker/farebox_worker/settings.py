@@ -206,6 +206,15 @@ def load(
     )
 
 
+def with_vendors(settings: Settings) -> Settings:
+    """The same settings with the vendors whose keys are not set, for commands that send nothing."""
+    vendors = {
+        kind: ProviderSettings(kind=kind, api_key_env=variable, cap_field=_cap_field(kind))
+        for kind, variable in KEY_VARIABLES.items()
+    }
+    return msgspec.structs.replace(settings, providers={**vendors, **settings.providers})
+
+
 def _find(config: Path | None, here: Path, environ: Mapping[str, str]) -> Path | None:
     if config is None and (named := environ.get("FAREBOX_CONFIG")):
         config = Path(named)

@@ -112,8 +112,9 @@ class Settler:
         except ResponseError as error:
             extra = event("settle_split", jobs=len(group), why=str(error))
             log.error("settling %d attempts together failed (%s): one by one", len(group), error, extra=extra)  # noqa: TRY400
-            for settlement in group:
-                await self._settle([settlement])
+            while group:  # what is not settled when the ledger is lost meanwhile stays in the group
+                await self._settle(group[:1])
+                del group[0]
             return
         seconds = time.monotonic() - began_s
         self.group_jobs.add(len(group))

@@ -20,13 +20,20 @@ DISCOVERY_S = 5.0
 
 
 class Shop:
-    """The catalogue, prices and routes of one process; closes its adapters at the end."""
+    """The catalogue, prices and routes of one process; closes its adapters at the end.
 
-    def __init__(self, settings: Settings) -> None:
+    Without `sends`, nothing will be asked of a model: the vendors' keys may be missing.
+    """
+
+    def __init__(self, settings: Settings, *, sends: bool = True) -> None:
         self._settings = settings
         self.prices = PriceTable(settings)
         self.catalogue = Catalogue(settings, self.prices)
-        self.routes = Routes(self.catalogue, self.prices, lambda name: make_provider(name, settings.providers[name]))
+        self.routes = Routes(
+            self.catalogue,
+            self.prices,
+            lambda name: make_provider(name, settings.providers[name], needs_key=sends),
+        )
 
     async def __aenter__(self) -> Self:
         return self

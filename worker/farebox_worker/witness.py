@@ -13,6 +13,7 @@ from farebox_worker.bus.claim import Claimed
 from farebox_worker.bus.settle import Settlement
 from farebox_worker.events import event
 from farebox_worker.failures import Verdict
+from farebox_worker.limits import in_words
 from farebox_worker.meters import Meters
 
 log = logging.getLogger(__name__)
@@ -48,8 +49,8 @@ class Witness:
                 self._parked.add((lane, admission.scope))
                 scope, need = admission.scope, admission.need_nusd
                 log.info(
-                    "lane %s: a flow is parked at the limit of %s, its next job needs %s",
-                    lane, scope, dollars_from_nusd(need),
+                    "lane %s: a flow is parked at %s, its next job needs %s",
+                    lane, in_words(scope), dollars_from_nusd(need),
                     extra=event("parked", lane=lane, scope=scope, need_usd=usd_from_nusd(need)),
                 )  # fmt: skip
             return

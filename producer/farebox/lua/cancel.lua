@@ -9,8 +9,7 @@ if redis.call('EXISTS', P .. 'batch:' .. batch) == 0 then return redis.error_rep
 local first = redis.call('HSETNX', P .. 'batch:' .. batch, 'cancelled', now)
 for _, flow in ipairs(redis.call('SMEMBERS', P .. 'flows:' .. batch)) do
   local _, _, lane = parts(flow)
-  local scope = unpark(flow)
-  if scope and redis.call('GET', P .. 'starved:' .. scope) == flow then redis.call('DEL', P .. 'starved:' .. scope) end
+  stop_waiting(flow)
   redis.call('ZREM', P .. 'open:' .. lane, flow)
   redis.call('ZREM', P .. 'wait:' .. lane, flow)
 end

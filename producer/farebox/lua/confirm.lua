@@ -4,8 +4,9 @@
 -- ARGV[5…] attempt tokens
 --
 -- Returns {seq, how many were known, their nano-dollars}
--- A charged attempt is marked as settled for 10 minutes: a late settle must not book it again. The money moves in the
--- windows of the day since which it was owed.
+-- A charged attempt is marked as settled for a day: a late settle must not book it again. A released one, whose call may
+-- still be answered, is marked with "r" before its digits, for `reassert`. The money moves in the windows of the day since
+-- which it was owed.
 local is_charge = ARGV[4] == 'charge'
 local known, total = 0, 0
 for i = 5, #ARGV do
@@ -16,12 +17,10 @@ for i = 5, #ARGV do
     redis.call('HDEL', P .. 'unconfirmed', ARGV[i])
     count(set, 'unconfirmed', -amount, day)
     post(ARGV[i], is_charge and 'c' or 'r', id, set, day, amount)
-    if is_charge then
-      count(set, 'spent', amount, day)
-      local mark = P .. 'settled:' .. string.sub(ARGV[i], 1, 12)
-      redis.call('HSET', mark, string.sub(ARGV[i], 13), 1)
-      redis.call('PEXPIRE', mark, 600000)
-    end
+    if is_charge then count(set, 'spent', amount, day) end
+    local mark = P .. 'settled:' .. string.sub(ARGV[i], 1, 12)
+    redis.call('HSET', mark, (is_charge and '' or 'r') .. string.sub(ARGV[i], 13), 1)
+    redis.call('PEXPIRE', mark, 86400000)
   end
 end
 flush()

@@ -23,9 +23,8 @@ if #stream > 0 then
   redis.call('HINCRBY', P .. 'batch:' .. batch, 'cancelled_jobs', #stream / 2)
   redis.call('XADD', P .. 'results:' .. batch, '*', unpack(stream))
 end
-for flow in pairs(flows) do  -- what it parked for may be gone
-  local scope = unpark(flow)
-  if scope and redis.call('GET', P .. 'starved:' .. scope) == flow then redis.call('DEL', P .. 'starved:' .. scope) end
+for flow in pairs(flows) do
+  stop_waiting(flow)
   if redis.call('ZCARD', flow) > 0 then open(flow) end
 end
 return answer

@@ -47,6 +47,14 @@ local function each(list, act)  -- in slices, because Lua can unpack only some t
   end
 end
 
+local function read(list, act)  -- what `act` answers for each of a list, which may be long
+  local found = {}
+  each(list, function(...)
+    for _, value in ipairs(act(...)) do found[#found + 1] = value end
+  end)
+  return found
+end
+
 local function parts(flow)  -- priority, batch, lane
   local priority, batch, lane = string.match(string.sub(flow, #P + 6), '^(%d):([^:]*):(.+)$')
   return tonumber(priority), batch, lane
@@ -89,4 +97,10 @@ local function unpark(flow)
   redis.call('HDEL', P .. 'parking', flow)
   redis.call('ZREM', P .. 'parked:' .. scope, flow)
   return scope
+end
+
+local function stop_waiting(flow)  -- the job it parked for is gone: it waits no more, and nobody waits for it
+  local limit = unpark(flow)
+  if limit and redis.call('GET', P .. 'starved:' .. limit) == flow then redis.call('DEL', P .. 'starved:' .. limit) end
+  return limit
 end

@@ -96,15 +96,26 @@ local function by_scope()  -- what the tallies are, per scope and per window
   return scopes, windows
 end
 
+local function keep_owing(scope, key)  -- a batch is not forgotten before its unconfirmed money is settled
+  if tonumber(redis.call('HGET', key, 'unconfirmed')) ~= 0 then
+    redis.call('PERSIST', key)
+    return
+  end
+  local left = redis.call('PTTL', P .. scope)
+  if left ~= -1 then redis.call('PEXPIRE', key, math.max(left, 86400000)) end
+end
+
 local function write_scope(scope, tally)
   local key = P .. 'scope:' .. scope
-  if string.sub(scope, 1, 6) == 'batch:' and redis.call('EXISTS', key) == 0 then
+  local is_batch = string.sub(scope, 1, 6) == 'batch:'
+  if is_batch and redis.call('EXISTS', key) == 0 then
     if (tally.held or 0) < 0 or (tally.unconfirmed or 0) < 0 then return end  -- its retention is over
     redis.call('HSET', key, 'since', redis.call('HGET', KEYS[1], 'journal') or 0)  -- rows before are of another life
   end
   for field, amount in pairs(tally) do
     if amount ~= 0 then redis.call('HINCRBY', key, field, int(amount)) end
   end
+  if is_batch and (tally.unconfirmed or 0) ~= 0 then keep_owing(scope, key) end
 end
 
 local function write_books()  -- returns the limits under which money became free
@@ -120,7 +131,7 @@ local function write_books()  -- returns the limits under which money became fre
       if change + (tally.held or 0) < 0 then freed[#freed + 1] = per .. ':' .. scope end
     end
   end
-  if #names > 0 then redis.call('SADD', P .. 'scopes', unpack(names)) end
+  each(names, function(...) redis.call('SADD', P .. 'scopes', ...) end)
   for name, window in pairs(windows) do
     for field, amount in pairs(window) do
       if amount ~= 0 then redis.call('HINCRBY', P .. 'window:' .. name, field, int(amount)) end

@@ -20,8 +20,7 @@ local function read_limits()
       keys[#keys + 1] = P .. 'limit:' .. limit
     end
   end
-  if #keys == 0 then return end
-  for at, amount in ipairs(redis.call('MGET', unpack(keys))) do
+  for at, amount in ipairs(read(keys, function(...) return redis.call('MGET', ...) end)) do
     if amount then
       local name = wanted[at].name
       local limit = {name = name, amount = tonumber(amount) or 0, used = used(name), starved = redis.call('GET', P .. 'starved:' .. name)}
@@ -52,8 +51,8 @@ local ids, tokens = {}, {}
 for at = 5 + #names, #ARGV, 6 do
   ids[#ids + 1], tokens[#tokens + 1] = 'arq:in-progress:' .. ARGV[at], ARGV[at + 2]
 end
-local running = #ids > 0 and redis.call('MGET', unpack(ids)) or {}
-local held = #ids > 0 and redis.call('HMGET', P .. 'holds', unpack(tokens)) or {}
+local running = read(ids, function(...) return redis.call('MGET', ...) end)
+local held = read(tokens, function(...) return redis.call('HMGET', P .. 'holds', ...) end)
 local is_held, is_gone = {}, {}  -- tokens, in this very call
 local verdicts, holds, shut, cancelled = {seq}, {}, {}, {}
 
@@ -147,6 +146,6 @@ for at = 5 + #names, #ARGV, 6 do
   end
   verdicts[#verdicts + 1] = verdict
 end
-if #holds > 0 then redis.call('HSET', P .. 'holds', unpack(holds)) end
+each(holds, function(...) redis.call('HSET', P .. 'holds', ...) end)
 flush()
 return verdicts

@@ -9,6 +9,8 @@
 -- Returns {seq, now in ms, when the next job is due in ms or 0,
 --          per job: id, flow, token, score to go back to, attempts before, doubts, claims without an admit, payload}
 -- Invariant: an id in flight has its lease's end as score, so it is never at the head of its flow.
+-- It takes MOST jobs at the most: the caller asks again, and nobody waits long for the server meanwhile.
+local MOST = 1024
 local claim, lease, only, max_bytes = ARGV[4], tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7])
 local ends = int(now + lease)
 local answer = {seq, int(now), 0}
@@ -129,12 +131,13 @@ end
 
 local function serve(lane, slots)
   local opened = P .. 'open:' .. lane
-  while slots > 0 and bytes < max_bytes do
+  while slots > 0 and bytes < max_bytes and taken < MOST do
     local flow, sharing = pick(lane)
     if not flow then break end
     local share = math.min(slots, 64)
     if sharing > 1 then share = math.max(1, math.ceil(slots / sharing)) end
-    local got = take(flow, lane, math.min(share, 256))
+    share = math.min(share, 256, MOST - taken)
+    local got = take(flow, lane, share)
     slots = slots - got
     if got > 0 then redis.call('ZINCRBY', opened, got, flow) end
     if got < share and bytes < max_bytes then close(flow, lane) end

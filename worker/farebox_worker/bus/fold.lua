@@ -1,6 +1,6 @@
 -- fold: sum the oldest entries of the journal into the checkpoints, and trim them, in one step.
 --
--- ARGV[4]  most entries to fold
+-- ARGV[4]  most entries to fold; fewer when they have some thousand rows
 -- ARGV[5]  rows to keep: an entry is folded when as many come after it
 -- ARGV[6]  ms to keep: an entry is folded when it is older
 --
@@ -11,7 +11,8 @@ local LIFE = {'spent', 'overrun', 'calls', 'input_tokens', 'output_tokens', 'unp
 local OF_DAY = {spent = true, unconfirmed = true, calls = true, input_tokens = true, output_tokens = true}
 local total = tonumber(redis.call('HGET', KEYS[1], 'journal') or 0)
 local scopes, days, since, is_wiped = {}, {}, {}, false
-local done, rows = {}, 0
+local done, rows, folded = {}, 0, 0
+local MOST_ROWS = 2000
 
 local function add(map, key, field, amount)
   if not map[key] then map[key] = {} end
@@ -27,15 +28,6 @@ local function begins(scope)  -- rows after this one count; a batch that was for
   return since[scope]
 end
 
-local function changes(kind, amount, hold, tokens_in, tokens_out, calls, unpriced)
-  local owed = ({l = -(hold or 0), d = amount, r = -amount, c = -amount})[kind] or 0
-  local spent = string.find('slcb', kind, 1, true) and amount or 0
-  local over = (kind == 's' or kind == 'l') and hold and math.max(0, amount - hold) or 0
-  local of_call = {calls = calls, input_tokens = tokens_in, output_tokens = tokens_out, unpriced = unpriced}
-  of_call.spent, of_call.unconfirmed, of_call.overrun = spent, owed, over
-  return of_call
-end
-
 local function wipe()
   is_wiped = true
   for _, tally in pairs(scopes) do
@@ -43,33 +35,67 @@ local function wipe()
   end
 end
 
-local function fold_row(row, sets, entry_day, number)
-  local fields = {}
-  for field in string.gmatch(row .. '\t', '([^\t]*)\t') do fields[#fields + 1] = field end
-  if fields[1] == 'z' then return wipe() end
-  local set = sets['s' .. (fields[3] or '')]
-  if not set then return end
-  local function n(i) return tonumber(fields[i] or '') end
-  local date = date_of(n(4) or entry_day)
-  for field, amount in pairs(changes(fields[1], n(5) or 0, n(6), n(7) or 0, n(8) or 0, n(9) or 0, n(10) or 0)) do
-    if amount ~= 0 then
-      for scope in string.gmatch(set, '[^\t]+') do
-        if number > begins(scope) then add(scopes, scope, field, amount) end
-        if OF_DAY[field] then add(days, date, field .. ' ' .. scope, amount) end
+local sums, latest = {}, {}  -- of the rows of one entry, by set, day and life; when all batches of a set had begun
+
+local function sum_of(set, day, number)  -- a row from before a batch began stands alone
+  if not latest[set] then
+    latest[set] = 0
+    for scope in string.gmatch(set, '[^\t]+') do latest[set] = math.max(latest[set], begins(scope)) end
+  end
+  local key = set .. '\t' .. day .. (number > latest[set] and '' or '\t' .. number)
+  if not sums[key] then sums[key] = {set = set, date = date_of(tonumber(day)), number = number, changes = {}} end
+  return sums[key].changes
+end
+
+local function spread()
+  for _, sum in pairs(sums) do
+    for scope in string.gmatch(sum.set, '[^\t]+') do
+      local is_alive = sum.number > begins(scope)
+      for field, amount in pairs(sum.changes) do
+        if is_alive then add(scopes, scope, field, amount) end
+        if OF_DAY[field] then add(days, sum.date, field .. ' ' .. scope, amount) end
       end
     end
   end
+  sums = {}
+end
+
+local ROW = '^(%a)\t[^\t]*' .. string.rep('\t(%d*)', 8)
+local SPENT = {s = true, l = true, c = true, b = true}
+local OWED = {d = 1, r = -1, c = -1}
+
+local function fold_row(row, sets, entry_day, number)
+  local kind, set, day, amount, hold, tokens_in, tokens_out, calls, unpriced = string.match(row .. '\t\t\t\t\t\t\t\t\t', ROW)
+  if kind == 'z' then
+    spread()
+    return wipe()
+  end
+  if not sets[set] then return end
+  local sum = sum_of(sets[set], day ~= '' and day or entry_day, number)
+  local function count(field, n)
+    if n and n ~= 0 then sum[field] = (sum[field] or 0) + n end
+  end
+  amount, hold = tonumber(amount) or 0, tonumber(hold)
+  count('unconfirmed', kind == 'l' and hold and -hold or amount * (OWED[kind] or 0))
+  if not SPENT[kind] then return end
+  count('spent', amount)
+  count('calls', tonumber(calls))
+  count('input_tokens', tonumber(tokens_in))
+  count('output_tokens', tonumber(tokens_out))
+  count('unpriced', tonumber(unpriced))
+  if (kind == 's' or kind == 'l') and hold then count('overrun', math.max(0, amount - hold)) end
 end
 
 local function fold_entry(values)
-  local sets, first, n, day = {}, 5, tonumber(values[2]), tonumber(values[4])
+  local sets, first, n, day = {}, 5, tonumber(values[2]), values[4]
   while string.match(values[first] or '', '^s%d+$') do
-    sets[values[first]] = values[first + 1]
+    sets[string.sub(values[first], 2)] = values[first + 1]
     first = first + 2
   end
   local count = (#values - first + 1) / 2
   for i = first, #values, 2 do fold_row(values[i + 1], sets, day, n - count + (i - first) / 2 + 1) end
-  rows = n
+  spread()
+  rows, folded = n, folded + count
 end
 
 local function is_due(entry)
@@ -80,7 +106,7 @@ end
 
 if is_due(redis.call('XRANGE', P .. 'journal', '-', '+', 'COUNT', 1)[1]) then
   for _, entry in ipairs(redis.call('XRANGE', P .. 'journal', '-', '+', 'COUNT', ARGV[4])) do
-    if not is_due(entry) then break end
+    if not is_due(entry) or folded >= MOST_ROWS then break end
     fold_entry(entry[2])
     done[#done + 1] = entry[1]
   end

@@ -5,7 +5,8 @@
 -- ARGV[5]  batch or ""
 --
 -- Returns {seq, per lapsed attempt: id, hold in nano-dollars or "" when nothing was admitted}
--- It also looks after the parked: reopens what fits, and lets nothing smaller pass whoever waited 30 s and still can fit.
+-- It also looks after the parked: reopens what fits, and lets nothing smaller pass whoever waited 30 s and still can fit,
+-- unless its lane is paused.
 local force = ARGV[4] == '1'
 local state = redis.call('HMGET', KEYS[1], 'lapsed', 'grace')
 local answer = {seq}
@@ -51,6 +52,16 @@ if not graceful then
 end
 flush()
 
+local paused = {}
+
+local function is_paused(flow)  -- its lane: it can use no money, and keeps nobody from it
+  local _, _, lane = parts(flow)
+  if paused[lane] == nil then
+    paused[lane] = tonumber(redis.call('HGET', P .. 'lane:' .. lane, 'paused_until') or 0) > now
+  end
+  return paused[lane]
+end
+
 local reach = {}  -- per limit: what could fit once everything in flight has cost nothing
 local parking = redis.call('HGETALL', P .. 'parking')
 for i = 1, #parking, 2 do  -- whoever waited 30 s and could still fit goes before smaller ones
@@ -66,7 +77,7 @@ for i = 1, #parking, 2 do  -- whoever waited 30 s and could still fit goes befor
   end
   if tonumber(need) > reach[name] then
     if redis.call('GET', P .. 'starved:' .. name) == flow then redis.call('DEL', P .. 'starved:' .. name) end
-  elseif reach[name] < math.huge and now - tonumber(since) > 30000 then
+  elseif reach[name] < math.huge and now - tonumber(since) > 30000 and not is_paused(flow) then
     redis.call('SET', P .. 'starved:' .. name, flow, 'NX', 'PX', 60000)
   end
 end

@@ -36,7 +36,8 @@ class Pause:
         until = "until resumed"
         if self.ends_by_itself:
             until = f"until {datetime.fromtimestamp(self.until_ms / 1000, UTC):%Y-%m-%d %H:%M:%SZ}"
-        return f"paused by the {self.by} {until}" + (f" ({self.why})" if self.why else "")
+        whose = "by the operator" if self.by == "operator" else "because of its provider"
+        return f"paused {whose} {until}" + (f" ({self.why})" if self.why else "")
 
 
 async def pause(

@@ -6,15 +6,17 @@
 --   positions of its scopes (from 1, by ",")
 --
 -- Returns {seq, positions (from 0) of the attempts that the server knew nothing of …}
--- Idempotent by token: what is held, unconfirmed or settled here moves no money. An attempt at a job that another,
+-- Idempotent by token: what is held, unconfirmed, settled or released here moves no money. An attempt at a job that another,
 -- admitted attempt runs is owed as unconfirmed at once: a lease has one owner, and its lapse must find every hold.
 -- Who says so to the right ledger ("!" is not its epoch) has proved that writes are gone: the ledger is marked lost.
 local ends, names, answer = int(now + tonumber(ARGV[4])), {}, {seq}
 for i = 1, tonumber(ARGV[5]) do names[i] = ARGV[5 + i] end
 local first = 6 + #names
 
-local function is_settled(token)
-  return redis.call('HEXISTS', P .. 'settled:' .. string.sub(token, 1, 12), string.sub(token, 13)) == 1
+local function is_settled(token)  -- or released by an operator
+  local field = string.sub(token, 13)
+  local marks = redis.call('HMGET', P .. 'settled:' .. string.sub(token, 1, 12), field, 'r' .. field)
+  return marks[1] or marks[2]
 end
 
 local function lease(id, flow, token)

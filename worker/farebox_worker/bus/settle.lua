@@ -16,12 +16,13 @@
 -- A mark kept for 10 minutes makes repeats harmless. A late settle replaces what was unconfirmed, in the windows of the
 -- day since which it was owed. All money is booked and journaled first; what fails after that can be sent again, for a
 -- repeat whose attempt still runs finishes its job.
--- A late answer finishes its job; another attempt at it that is claimed but not admitted is lost then.
+-- A late answer finishes its job; another attempt at it that is claimed but not admitted is lost then, and a flow that
+-- parked for it is tried again.
 local names = {}
 for i = 1, tonumber(ARGV[5]) do names[i] = ARGV[5 + i] end
 local first = 6 + #names
 
-local answer, batches, streams, marked = {seq}, {}, {}, {}
+local answer, batches, streams = {seq}, {}, {}
 local finished, gone_keys, gone_strikes = {}, {}, {}
 local gone_flow, gone_lease = {}, {}
 
@@ -35,14 +36,34 @@ local function batch_count(batch, field)
   batches[batch][field] = (batches[batch][field] or 0) + 1
 end
 
-local function is_repeat(token)
-  local mark = P .. 'settled:' .. string.sub(token, 1, 12)
-  if redis.call('HSETNX', mark, string.sub(token, 13), 1) == 0 then return true end
-  if not marked[mark] then
-    redis.call('PEXPIRE', mark, 600000)
-    marked[mark] = true
+local function read_marks()  -- the tokens of the group that were settled before
+  local asked, known = {}, {}
+  for at = first, #ARGV, 14 do add(asked, string.sub(ARGV[at + 2], 1, 12), string.sub(ARGV[at + 2], 13)) end
+  for claim, fields in pairs(asked) do
+    for i, mark in ipairs(redis.call('HMGET', P .. 'settled:' .. claim, unpack(fields))) do
+      known[claim .. fields[i]] = mark
+    end
   end
+  return known
+end
+
+local settled, marks = read_marks(), {}
+
+local function is_repeat(token)
+  if settled[token] then return true end
+  settled[token] = true
+  add(marks, string.sub(token, 1, 12), string.sub(token, 13))
+  add(marks, string.sub(token, 1, 12), 1)
   return false
+end
+
+local function write_marks()
+  for claim, fields in pairs(marks) do
+    redis.call('HSET', P .. 'settled:' .. claim, unpack(fields))
+    if redis.call('PTTL', P .. 'settled:' .. claim) < 600000 then  -- not shorter than `confirm` says
+      redis.call('PEXPIRE', P .. 'settled:' .. claim, 600000)
+    end
+  end
 end
 
 local sets = {}
@@ -76,10 +97,11 @@ local function read_holds()
   return records
 end
 
-local running, holds, gone_holds = read_running(), read_holds(), {}
+local running, holds, gone_holds, gone_doubts = read_running(), read_holds(), {}, {}
 
 local function book(token, kind, id, set, day, hold, at)  -- the attempt was answered
   local money, amount = ARGV[at + 4], tonumber(ARGV[at + 5])
+  if hold == 0 and money == 'unpriced' then hold = nil end  -- nobody said that it would cost nothing
   local tokens_in, tokens_out = tonumber(ARGV[at + 6]), tonumber(ARGV[at + 7])
   count(set, 'spent', amount, day)
   count(set, 'calls', 1)
@@ -110,7 +132,7 @@ local function move_money(id, flow, token, at)
     if answered then book(token, 's', id, set_at(ARGV[at + 12]), today, nil, at) end
   elseif money ~= 'unconfirmed' then
     local owed, _, set, day = read_doubt(record)
-    redis.call('HDEL', P .. 'unconfirmed', token)
+    gone_doubts[#gone_doubts + 1] = token
     count(set, 'unconfirmed', -owed, day)
     if answered then
       book(token, 'l', id, set, day, owed, at)
@@ -146,7 +168,8 @@ local function finish(id, flow, outcome, result)
   return true
 end
 
-local function forestall(id, lane)  -- a late answer came: whoever claimed the job again and did not send it yet, will not
+local function forestall(id, flow, lane)  -- a late answer came: whoever claimed the job again and did not send it yet, will not
+  if stop_waiting(flow) then open(flow) end
   local other = running[id]
   if other ~= '' and redis.call('HEXISTS', P .. 'holds', other) == 0 then
     gone_keys[#gone_keys + 1] = 'arq:in-progress:' .. id
@@ -171,7 +194,9 @@ for at = first, #ARGV, 14 do
     if not repeats[at] then move_money(ARGV[at], ARGV[at + 1], ARGV[at + 2], at) end
   end
 end
+write_marks()  -- not before: what fails until here has written nothing, and may be sent again
 each(gone_holds, function(...) redis.call('HDEL', P .. 'holds', ...) end)
+each(gone_doubts, function(...) redis.call('HDEL', P .. 'unconfirmed', ...) end)
 flush()
 
 for at = first, #ARGV, 14 do
@@ -191,7 +216,7 @@ for at = first, #ARGV, 14 do
       running[id] = ''
     end
     if action == 'finish' and (mine or string.find(outcome, '^succeeded')) then
-      if not finish(id, flow, outcome, result) then verdict = 'money' elseif not mine then forestall(id, lane) end
+      if not finish(id, flow, outcome, result) then verdict = 'money' elseif not mine then forestall(id, flow, lane) end
     elseif mine and action ~= 'finish' then
       put_back(id, flow, lane, action, due, outcome)
     else
@@ -210,9 +235,11 @@ for flow, ids in pairs(gone_flow) do each(ids, function(...) redis.call('ZREM', 
 for lane, ids in pairs(gone_lease) do each(ids, function(...) redis.call('ZREM', P .. 'leases:' .. lane, ...) end) end
 
 local function retain(batch, record)  -- the last job has ended: retention starts
-  for _, kind in ipairs({'batch:', 'flows:', 'ids:', 'scope:batch:', 'limit:batch:'}) do
-    redis.call('PEXPIRE', P .. kind .. batch, record[5])
+  local kept = {'batch:', 'flows:', 'ids:', 'limit:batch:', 'limit:day:batch:', 'limit:month:batch:'}
+  if tonumber(redis.call('HGET', P .. 'scope:batch:' .. batch, 'unconfirmed') or 0) == 0 then
+    kept[#kept + 1] = 'scope:batch:'
   end
+  for _, kind in ipairs(kept) do redis.call('PEXPIRE', P .. kind .. batch, record[5]) end
   redis.call('PEXPIRE', P .. 'results:' .. batch, record[6])
   for _, flow in ipairs(redis.call('SMEMBERS', P .. 'flows:' .. batch)) do
     local _, _, lane = parts(flow)

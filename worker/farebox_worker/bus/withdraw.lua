@@ -18,8 +18,7 @@ for i = 6, #ARGV do
 end
 if withdrawn > 0 then
   redis.call('HINCRBY', P .. 'batch:' .. batch, 'submitted', -withdrawn)
-  local scope = unpark(flow)  -- what it parked for may be gone
-  if scope and redis.call('GET', P .. 'starved:' .. scope) == flow then redis.call('DEL', P .. 'starved:' .. scope) end
+  stop_waiting(flow)
   if redis.call('ZCARD', flow) > 0 then open(flow) end
 end
 return {seq, withdrawn}

@@ -6,10 +6,11 @@ import sys
 
 import click
 
-from farebox.money import dollars_from_nusd
+from farebox.money import dollars_from_nusd, usd_from_nusd
 from farebox_worker.audit import AuditReport, Difference
 from farebox_worker.audit import audit as compare
 from farebox_worker.cli.options import common, json_option, print_json, print_table, run_async, say
+from farebox_worker.limits import in_words
 from farebox_worker.session import open_session
 from farebox_worker.settings import Settings
 
@@ -46,7 +47,7 @@ def _print(report: AuditReport) -> None:
             say(f"{report.missing_rows:,} rows of the journal are gone that were never folded into a checkpoint.")
         say("the books do not agree: somebody wrote to these keys, or the server lost writes.")
     for name, over_nusd in report.passed.items():
-        say(f"the limit of {name} is passed by {dollars_from_nusd(over_nusd)}: lowered, or billed above a bound.")
+        say(f"{in_words(name)} is passed by {dollars_from_nusd(over_nusd)}: lowered, or billed above a bound.")
 
 
 def _row(difference: Difference) -> tuple[str, str, str, str]:
@@ -65,6 +66,7 @@ def _report_json(report: AuditReport) -> dict[str, object]:
         "forgotten_batches": report.forgotten,
         "day": str(report.day),
         "passed_nusd": report.passed,
+        "passed_usd": {name: usd_from_nusd(over) for name, over in report.passed.items()},
         "differences": [
             {"scope": one.scope, "counter": one.counter, "counted": one.counted, "booked": one.booked}
             for one in report.differences

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
 import click
 from redis.exceptions import NoPermissionError
 
 from farebox.batch import Batch, Progress, list_batches
+from farebox.money import dollars_from_nusd, usd_from_nusd
 from farebox_worker.bus.sweep import sweep
 from farebox_worker.cli.options import common, json_option, plain, print_json, print_table, run_async, say
 from farebox_worker.cli.summary import money_fields
-from farebox_worker.run.screen import money_line
-from farebox_worker.session import Session, open_session
+from farebox_worker.limits import in_words, money_line, raise_command, room_again
+from farebox_worker.session import Session, flags_from_here, open_session
 from farebox_worker.settings import Settings
 
 
@@ -27,22 +30,25 @@ def batches(settings: Settings, as_json: bool) -> None:
 
 async def _batches(settings: Settings, *, as_json: bool) -> None:
     async with open_session(settings) as session:
-        found = await list_batches(session.redis, namespace=session.namespace)
+        known = await list_batches(session.redis, namespace=session.namespace)
+        found = [(one, await _state(session, one)) for one in known]
     if as_json:
-        print_json({"batches": [_progress_json(one) for one in found]})
+        print_json({"batches": [_progress_json(one, state) for one, state in found]})
         return
     rows = [
         (
             one.batch_id,
             one.name,
-            _state(one),
+            state,
             f"{one.finished:,}/{_total(one)}",
             f"{one.failed:,}",
             money_line(one.scope),
         )
-        for one in found
+        for one, state in found
     ]
-    print_table(("batch", "input", "state", "done", "failed", "money"), rows)
+    print_table(("batch", "input", "state", "done", "failed", "money"), rows, text=("input", "state", "money"))
+    if not found:
+        say("no batches yet: `farebox run` or `farebox submit` begins one.")
 
 
 @click.command()
@@ -58,22 +64,27 @@ async def _status(settings: Settings, name: str, *, as_json: bool) -> None:
     async with open_session(settings) as session:
         batch = Batch(session.redis, name, namespace=session.namespace)
         progress = await batch.progress()
-        parked, waiting, running = await batch.waiting()
+        counts = parked, waiting, running = await batch.waiting()
+        state = _state_of(progress, *counts)
         blocked = await batch.parked()
     if as_json:
-        state = {"parked": parked, "waiting": waiting, "running": running}
+        now = {"parked": parked, "waiting": waiting, "running": running}
         limits = [
-            {"flow": flow, "scope": scope, "need_nusd": need, "need_usd": need / 1e9} for flow, scope, need in blocked
+            {"flow": flow, "scope": scope, "need_nusd": need, "need_usd": usd_from_nusd(need)}
+            for flow, scope, need in blocked
         ]
-        print_json(_progress_json(progress) | state | {"blocked": limits})
+        print_json(_progress_json(progress, state) | now | {"blocked": limits})
         return
-    click.echo(f"{progress.batch_id} ({plain(progress.name)}): {_state(progress)}")
+    click.echo(f"{progress.batch_id} ({plain(progress.name)}): {state}")
     click.echo(f"  {progress.finished:,} of {_total(progress)} done, {progress.failed:,} failed, "
                f"{progress.cancelled_jobs:,} cancelled")  # fmt: skip
     click.echo(f"  {running:,} running, {waiting:,} waiting, {parked:,} parked")
     click.echo(f"  {money_line(progress.scope)}")
-    for _, scope, need in blocked:
-        click.echo(f"  parked at the limit of {scope}: the next job needs ${need / 1e9:.6f}")
+    flags = flags_from_here(settings)
+    for limit, need in sorted(_needs(blocked).items()):
+        again = room_again(limit, datetime.now(UTC))
+        click.echo(f"  parked at {in_words(limit)}: the next job needs {dollars_from_nusd(need)}; "
+                   f"`{raise_command(limit, flags)}` moves it{again and f', {again}'}")  # fmt: skip
 
 
 @click.command()
@@ -93,7 +104,7 @@ async def _cancel(settings: Settings, name: str, *, as_json: bool) -> None:
         swept = await _sweep_all(session, name)
         progress = await batch.progress()
     if as_json:
-        print_json(_progress_json(progress) | {"swept": swept})
+        print_json(_progress_json(progress, "cancelled") | {"swept": swept})
     else:
         say(f"{name} is cancelled: {progress.cancelled_jobs:,} jobs were not sent, {progress.finished:,} have ended.")
 
@@ -107,21 +118,42 @@ async def _sweep_all(session: Session, name: str) -> int:
     return total
 
 
-def _state(one: Progress) -> str:
+def _needs(blocked: Iterable[tuple[str, str, int]]) -> dict[str, int]:
+    """Say what the smallest of the jobs next in line needs at each limit."""
+    needs: dict[str, int] = {}
+    for _, name, need in blocked:
+        needs[name] = min(need, needs.get(name, need))
+    return needs
+
+
+async def _state(session: Session, one: Progress) -> str:
+    """Say where a batch stands in a word; those that have ended are not looked at."""
+    if one.cancelled or one.complete:
+        return _state_of(one, 0, 0, 0)
+    return _state_of(one, *await Batch(session.redis, one.batch_id, namespace=session.namespace).waiting())
+
+
+def _state_of(one: Progress, parked: int, waiting: int, running: int) -> str:
     if one.cancelled:
         return "cancelled"
-    return "complete" if one.complete else "running" if one.total is not None else "open"
+    if one.complete:
+        return "complete"
+    if parked and not waiting and not running:
+        return "parked"
+    if one.total is None:
+        return "open"
+    return "running" if running else "waiting"
 
 
 def _total(one: Progress) -> str:
     return f"{one.total if one.total is not None else one.submitted:,}"
 
 
-def _progress_json(one: Progress) -> dict[str, Any]:
+def _progress_json(one: Progress, state: str) -> dict[str, Any]:
     return {
         "batch_id": one.batch_id,
         "name": one.name,
-        "state": _state(one),
+        "state": state,
         "created_ms": one.created_ms,
         "total": one.total,
         "submitted": one.submitted,

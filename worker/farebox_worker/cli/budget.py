@@ -11,7 +11,7 @@ from farebox.ledger import GLOBAL, PERIODS, Limit, Per
 from farebox.money import dollars_from_nusd, nusd_from_usd, usd_from_nusd
 from farebox_worker.cli.options import USD, common, json_option, print_json, run_async, say
 from farebox_worker.cli.summary import money_fields
-from farebox_worker.run.screen import money_line
+from farebox_worker.limits import money_line
 from farebox_worker.session import open_session
 from farebox_worker.settings import Settings
 

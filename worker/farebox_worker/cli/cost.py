@@ -15,8 +15,8 @@ from farebox.ledger import Scope
 from farebox.money import dollars_from_nusd, usd_from_nusd
 from farebox_worker.cli.options import common, json_option, print_json, print_table, refuse_early_flags, run_async, say
 from farebox_worker.cli.summary import money_fields
-from farebox_worker.run.screen import money_line
-from farebox_worker.session import open_session
+from farebox_worker.limits import money_line
+from farebox_worker.session import flags_from_here, open_session
 from farebox_worker.settings import Settings
 
 BY: tuple[By, ...] = ("model", "provider", "batch", "tag", "day")
@@ -79,8 +79,11 @@ async def _cost(settings: Settings, *, as_json: bool) -> None:
         for name, scope in models.items()
     ]
     print_table(("model", "calls", "tokens in", "tokens out", "cost"), rows)
-    for entry in owed[:20]:
-        click.echo(f"unconfirmed {dollars_from_nusd(entry.amount_nusd)}: job {entry.job_id}, {entry.why}")
+    if overall.unpriced:
+        say(f"{overall.unpriced:,} calls had no known price, and are in no sum.")
+    if owed:
+        calls = "1 call's outcome is" if len(owed) == 1 else f"{len(owed):,} calls' outcomes are"
+        say(f"{calls} unknown: `farebox unconfirmed list{flags_from_here(settings)}` names them.")
 
 
 async def _by(settings: Settings, by: tuple[By, ...], *, as_csv: bool, as_json: bool) -> None:
@@ -98,6 +101,8 @@ async def _by(settings: Settings, by: tuple[By, ...], *, as_csv: bool, as_json: 
     elif as_csv:
         columns = ["calls", "input_tokens", "output_tokens", "spent_usd", "unconfirmed_usd"]
         _print_csv([*names, *columns], ([*heads(one), *(_exact(one)[name] for name in columns)] for one in found))
+    elif not found:
+        say(f"nothing was spent by {' and '.join(names)}.")
     else:
         print_table(
             (*names, "calls", "tokens in", "tokens out", "cost", "unconfirmed"),

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import sys
 from collections import Counter
+from dataclasses import replace
 
 import click
 
 from farebox_worker.cli.options import common, json_option, plain, print_json, run_async, say
 from farebox_worker.doctor.examine import examine
+from farebox_worker.session import flags_from_here, with_flags
 from farebox_worker.settings import Settings
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
@@ -25,7 +27,11 @@ def doctor(settings: Settings, offline: bool, as_json: bool) -> None:
     It changes nothing, and a data directory that does not exist stays so. Keys are looked for, never shown.
     """
     logging.getLogger("farebox_worker").setLevel(logging.ERROR)
-    checks = run_async(examine(settings, offline=offline))
+    flags = flags_from_here(settings)
+    checks = [
+        replace(check, message=with_flags(check.message, flags))
+        for check in run_async(examine(settings, offline=offline))
+    ]
     levels = Counter(check.level for check in checks)
     if as_json:
         found = [{"name": check.name, "level": check.level, "message": check.message} for check in checks]

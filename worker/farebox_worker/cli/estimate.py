@@ -10,20 +10,30 @@ from pathlib import Path
 import click
 
 from farebox.errors import FareboxError, InputError
-from farebox.money import dollars_from_nusd, nusd_from_usd
+from farebox.money import dollars_from_nusd, nusd_from_usd, usd_from_nusd
 from farebox.records import job_id
-from farebox_worker.cli.options import USD, common, json_option, log_to_stderr, print_json, print_table, run_async, say
+from farebox_worker.cli.options import (
+    USD,
+    common,
+    ended_by_ctrl_c,
+    json_option,
+    log_to_stderr,
+    print_json,
+    print_table,
+    run_async,
+    say,
+)
 from farebox_worker.cli.place import at_the_earlier_place
 from farebox_worker.cli.summary import cost_fields, would_cost
 from farebox_worker.files.output import default_output
-from farebox_worker.files.summary import bad_line_report
+from farebox_worker.files.summary import bad_line_report, how_to_mend
 from farebox_worker.files.written import ForeignFileError, Written, scan
 from farebox_worker.run import place as places
 from farebox_worker.run.forecast import Cost, Prospect, Seen, foresee, foresee_all, seen_before
 from farebox_worker.run.plan import TIER_HELP, TIERS, Ask, Plan, Planner
 from farebox_worker.run.screen import Screen, about
 from farebox_worker.session import open_session
-from farebox_worker.settings import Settings
+from farebox_worker.settings import KEY_VARIABLES, Settings, with_vendors
 from farebox_worker.shop import Shop
 
 
@@ -80,6 +90,7 @@ class _Found:
     plan: Plan
     written: Written
     seen: Mapping[str, Seen]
+    missing_keys: tuple[str, ...] = ()
 
     @property
     def total(self) -> Cost:
@@ -101,21 +112,23 @@ async def _estimate(settings: Settings, ask: Ask, out: Path, limit: int | None, 
     def is_done(custom_id: str) -> bool:
         return written.contains(job_id(namespace, batch_id, custom_id))
 
-    async with Shop(settings) as shop:
+    async with Shop(with_vendors(settings), sends=False) as shop:
         await shop.discover(ask.model)
         planner = Planner(ask, shop.catalogue, shop.routes)
-        with Screen(plain_after_s=2.0) as screen:
+        with Screen(plain_after_s=2.0) as screen, ended_by_ctrl_c():
             plan = planner.judge(limit_nusd=limit, on_lines=screen.reading, is_done=is_done, is_strict=False)
     report = bad_line_report(ask.path, plan.summary)
     if report and not skip_invalid:
-        raise InputError(f"{report}\nMend these lines, or leave them out with --skip-invalid.")
+        raise InputError(f"{report}\n{how_to_mend(plan.summary)}".rstrip())
     if report:
         say(report)
     if not plan.summary.good:
         raise InputError(f"{ask.path} holds no jobs.")
     before = await _seen_before(at_the_earlier_place(settings, known), plan)
     prospect = Prospect(plan.asked, plan.done, {}, before)
-    return _Found(plan, written, prospect.seen(written.tally))
+    asked = {model_ref.partition(":")[0] for model_ref, _ in plan.by_tier}
+    missing = tuple(KEY_VARIABLES[name] for name in sorted(asked) if name not in settings.providers)
+    return _Found(plan, written, prospect.seen(written.tally), missing)
 
 
 def _written(out: Path) -> Written:
@@ -154,6 +167,7 @@ def _json(found: _Found, limit: int | None) -> dict[str, object]:
             }
         )
     misfits = plan.misfits
+    needed = misfits.largest_nusd if misfits else 0
     return {
         "lines": plan.summary.good,
         "answered": plan.lines_done,
@@ -162,10 +176,13 @@ def _json(found: _Found, limit: int | None) -> dict[str, object]:
         "total": cost_fields(found.total),
         "left": cost_fields(found.left),
         "spent_nusd": found.written.tally.cost_nusd,
+        "spent_usd": usd_from_nusd(found.written.tally.cost_nusd),
         "by_tier": rows,
         "budget_nusd": limit,
+        "budget_usd": None if limit is None else usd_from_nusd(limit),
         "never_fit": len(misfits) if misfits else 0,
-        "never_fit_need_nusd": misfits.largest_nusd if misfits else 0,
+        "never_fit_need_nusd": needed,
+        "never_fit_need_usd": usd_from_nusd(needed),
         "unpriced": sorted(plan.unpriced),
     }
 
@@ -188,8 +205,8 @@ def _tell(found: _Found, source: Path, tier: str, limit: int | None) -> None:
 def _notes(found: _Found, limit: int | None) -> list[str]:
     plan, notes = found.plan, []
     if plan.lines_done:
-        spent = dollars_from_nusd(found.written.tally.cost_nusd)
-        notes.append(f"{plan.lines_asked:,} are left: {would_cost(found.left)} ({spent} were spent).")
+        left = f"{plan.lines_asked:,} are left: {would_cost(found.left)}" if plan.lines_asked else "None is left"
+        notes.append(f"{left} ({dollars_from_nusd(found.written.tally.cost_nusd)} were spent).")
     notes += _flex_notes(found)
     guessed = sorted({ref for ref, _ in plan.by_tier if ref not in found.seen})
     if guessed:
@@ -201,6 +218,8 @@ def _notes(found: _Found, limit: int | None) -> list[str]:
         notes.append(f"{plan.capped_by_default:,} lines name no output cap and get the default (--max-tokens).")
     if plan.unpriced:
         notes.append(f"No price is known for {', '.join(sorted(plan.unpriced))}: not in these sums.")
+    if found.missing_keys:
+        notes.append(f"`farebox run` will need {' and '.join(found.missing_keys)}: not set here.")
     if plan.pretend:
         notes.append(f"{', '.join(sorted(plan.pretend))}: a pretend price, nobody pays it.")
     if plan.misfits and plan.misfits.numbers:
@@ -225,9 +244,11 @@ def _flex_notes(found: _Found) -> list[str]:
 
 def _of_budget(left: Cost, done: int, room: int, limit: int) -> str:
     budget = f"A budget of {dollars_from_nusd(limit)}"
-    if left.worst_nusd <= room:
+    if not left.jobs or left.worst_nusd <= room:
         return f"{budget} is enough whatever the answers are."
     if left.expected_nusd <= room:
         return f"{budget} is expected to be enough; if it is not, the rest waits."
-    ends_at = done + left.jobs * max(0, room) // left.expected_nusd
+    if room <= 0:
+        return f"{budget} is used up: all {left.jobs:,} lines would wait."
+    ends_at = done + left.jobs * room // left.expected_nusd
     return f"{budget} is expected to end after about {ends_at:,} answers; the rest waits then."

@@ -11,13 +11,14 @@ from farebox.records import Result, ResultEnvelope
 from farebox_worker.cli.lanes import pause_json
 from farebox_worker.cli.options import common, json_option, plain, print_json, run_async
 from farebox_worker.jobs import JobView, name_job, read_job
+from farebox_worker.limits import in_words
 from farebox_worker.run.screen import span
 from farebox_worker.session import open_session
 from farebox_worker.settings import Settings
 
 _MEANINGS = {
     "leased": "leased: a worker has it and has not sent it yet",
-    "gone": "gone: it ended, and its result was collected, deleted or has expired",
+    "gone": "gone: it ended, and its result was collected (`farebox run` writes it to OUT), deleted or has expired",
     "undecodable": "undecodable: it was written by something else, or a newer Farebox",
     "stray": "stray: its payload is kept, but it stands in no flow; submit its file again to go on",
 }
@@ -57,7 +58,7 @@ def _headline(view: JobView) -> str:
         return f"running, {dollars_from_nusd(view.hold_nusd)} held; its lease ends in {left} unless renewed"
     if view.state == "parked" and view.blocked:
         scope, need = view.blocked
-        return f"parked at the limit of {scope}: a job of its flow needs {dollars_from_nusd(need)}"
+        return f"parked at {in_words(scope)}: a job of its flow needs {dollars_from_nusd(need)}"
     return _MEANINGS.get(view.state, view.state)
 
 
@@ -67,7 +68,8 @@ def _lines(view: JobView) -> list[str]:
         lines.append(f"lane {view.lane}, flow {view.flow or 'unknown'}")
     if view.enqueued_ms:
         lines.append(f"submitted {_moment(view.enqueued_ms)}")
-    lines.append(_attempts(view))
+    if view.state != "gone":
+        lines.append(_attempts(view))
     if view.pause:
         lines.append(f"its lane is {view.pause}")
     if view.cancelled_batch and view.ended is None and view.state != "gone":
@@ -111,7 +113,10 @@ def _moment(ms: int) -> str:
 
 
 def _view_json(view: JobView) -> dict[str, object]:
-    blocked = {"scope": view.blocked[0], "need_nusd": view.blocked[1]} if view.blocked else None
+    blocked = None
+    if view.blocked:
+        scope, need = view.blocked
+        blocked = {"scope": scope, "need_nusd": need, "need_usd": usd_from_nusd(need)}
     return {
         "job": view.job_id,
         "batch_id": view.batch_id or None,

@@ -21,8 +21,9 @@ from farebox_worker.cli.options import (
 )
 from farebox_worker.heartbeats import read_heartbeats
 from farebox_worker.lanes import Lane, find_lanes, read_lanes
+from farebox_worker.limits import in_words
 from farebox_worker.run.screen import span
-from farebox_worker.session import open_session
+from farebox_worker.session import flags_from_here, open_session
 from farebox_worker.settings import Settings
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -74,8 +75,9 @@ async def _lanes(settings: Settings, *, as_json: bool) -> None:
     print_table(columns, [_row(lane) for lane in found], text=("state",))
     if not found:
         say("no lanes yet: a lane appears with its first job.")
-    elif not beats:
-        say("no worker is running: start one with `farebox worker`.")
+    elif not beats and any(lane.unserved for lane in found):
+        flags = flags_from_here(settings)
+        say(f"no worker is running: `farebox worker{flags}` starts one, or repeat the `farebox run` they belong to.")
 
 
 def _row(lane: Lane) -> tuple[str, ...]:
@@ -97,7 +99,7 @@ def _state(lane: Lane) -> list[str]:
     if lane.pause:
         words.append(str(lane.pause))
     words += [
-        f"parked at the limit of {scope}, the next job needs {dollars_from_nusd(blocked.need_nusd)}"
+        f"parked at {in_words(scope)}, the next job needs {dollars_from_nusd(blocked.need_nusd)}"
         for scope, blocked in sorted(lane.parked.items())
     ]
     if lane.unserved:

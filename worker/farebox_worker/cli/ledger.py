@@ -11,7 +11,7 @@ from farebox.ledger import GLOBAL, Limit, Scope
 from farebox.money import dollars_from_nusd, nusd_from_usd, usd_from_nusd
 from farebox_worker.cli.options import USD, common, json_option, print_json, run_async, say
 from farebox_worker.cli.summary import money_fields
-from farebox_worker.run.screen import money_line
+from farebox_worker.limits import in_words, money_line
 from farebox_worker.session import Session, end_the_dead, open_session
 from farebox_worker.settings import Settings
 
@@ -52,10 +52,10 @@ class Look:
     def tell(self) -> None:
         """Say it to people."""
         state = f"it lost writes: {self.lost}" if self.lost else "all is well" if self.epoch else "there is none yet"
-        click.echo(f"ledger {self.epoch or '-'}: {state}")
+        click.echo(f"ledger{' ' * bool(self.epoch)}{self.epoch}: {state}")
         click.echo(f"global: {money_line(self.total)}")
         for limit in self.limits:
-            click.echo(f"limit of {limit.name}: {dollars_from_nusd(limit.limit_nusd)}")
+            click.echo(f"{in_words(limit.name)}: {dollars_from_nusd(limit.limit_nusd)}")
         if not self.limits:
             click.echo("no limit")
 

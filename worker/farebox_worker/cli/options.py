@@ -6,10 +6,12 @@ import asyncio
 import logging
 import math
 import os
+import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import click
 import msgspec
@@ -78,6 +80,21 @@ def run_async(work: Coroutine[Any, Any, T]) -> T:
         return runner.run(work)
 
 
+@contextmanager
+def ended_by_ctrl_c() -> Iterator[None]:
+    """Let Ctrl-C end work that awaits nothing, at once: the event loop would not hear of it before the end.
+
+    Where a shell's background job ignores it, it stays ignored.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def print_json(value: object) -> None:
     """Print one JSON object on stdout."""
     click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
@@ -96,7 +113,8 @@ def plain(text: str) -> str:
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, text: Sequence[str] = ()) -> None:
     """Print a table on stdout: the first column and those named in `text` to the left, numbers to the right.
 
-    When stdout is no terminal, cells are parted by tabs. Cells are shown as they are, without control characters.
+    When stdout is no terminal, cells are parted by tabs. Cells are shown whole and as they are, without control
+    characters; on a narrow terminal the first column, which people copy, is the last to be broken.
     """
     cells = [[plain(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
@@ -108,7 +126,8 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, text: 
 
     table = Table(box=None, pad_edge=False, header_style="dim")
     for number, name in enumerate(columns):
-        table.add_column(name, justify="right" if number and name not in text else "left")
+        justify: Literal["left", "right"] = "right" if number and name not in text else "left"
+        table.add_column(name, justify=justify, no_wrap=not number, overflow="fold")
     for row in cells:
         table.add_row(*map(Text, row))
     Console(highlight=False).print(table)

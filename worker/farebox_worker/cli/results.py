@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+import time
 from pathlib import Path
 
 import click
@@ -12,9 +14,13 @@ from farebox.errors import InputError
 from farebox_worker.cli.options import common, json_option, print_json, run_async, say
 from farebox_worker.files.answers import output_line
 from farebox_worker.files.output import OutputFile
+from farebox_worker.limits import in_words, money_line
 from farebox_worker.run.follow import Follow
+from farebox_worker.run.screen import Screen
 from farebox_worker.session import open_session
 from farebox_worker.settings import Settings
+
+TOLD_EVERY_S = 1.0
 
 
 @click.command()
@@ -46,7 +52,8 @@ async def _results(
             return
         with OutputFile.open(output, overwrite=overwrite) as out:
             writer = Follow(batch, out, deletes=delete)
-            await _write(batch, writer, is_following=follow)
+            with Screen(plain_after_s=2.0) as screen:
+                await _write(batch, writer, screen, is_following=follow)
             written, lost = writer.written, writer.lost
             lines = out.lines
     if as_json:
@@ -57,14 +64,28 @@ async def _results(
         raise InputError(f"{lost:,} results had expired ([retention] results_days) before they were collected.")
 
 
-async def _write(batch: Batch, writer: Follow, *, is_following: bool) -> None:
+async def _write(batch: Batch, writer: Follow, screen: Screen, *, is_following: bool) -> None:
+    told = -math.inf
     while True:
         is_last = not is_following or (await batch.progress()).complete
-        while await writer.step(block_ms=1 if is_last else 1000):
-            pass
+        came = True
+        while came:
+            if not is_last and time.monotonic() - told >= TOLD_EVERY_S:
+                told = time.monotonic()
+                screen.tell(await _how_far(batch))
+            came = bool(await writer.step(block_ms=1 if is_last else 1000))
         if is_last:
             break
     await writer.sync()
+
+
+async def _how_far(batch: Batch) -> str:
+    progress, (parked, waiting, running) = await batch.progress(), await batch.waiting()
+    total = progress.submitted if progress.total is None else progress.total
+    counts = [f"{progress.finished:,} of {total:,} done", f"{running:,} running", f"{waiting:,} waiting"]
+    limits = sorted({in_words(limit) for _, limit, _ in await batch.parked()})
+    counts += [f"{parked:,} parked at {' and '.join(limits)}"] if limits else []
+    return f"{', '.join(counts)}; {money_line(progress.scope)}"
 
 
 async def _to_stdout(batch: Batch, *, is_following: bool) -> None:

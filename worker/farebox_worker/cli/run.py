@@ -20,6 +20,7 @@ from farebox_worker.cli.options import (
     child_environment,
     child_flags,
     common,
+    ended_by_ctrl_c,
     json_option,
     log_to_stderr,
     print_json,
@@ -30,18 +31,18 @@ from farebox_worker.cli.place import at_the_earlier_place
 from farebox_worker.cli.summary import ending_json, print_ending
 from farebox_worker.files.output import OutputFile, default_output
 from farebox_worker.files.sidecar import Sidecar
-from farebox_worker.files.summary import bad_line_report
+from farebox_worker.files.summary import bad_line_report, how_to_mend
 from farebox_worker.files.written import ForeignFileError
 from farebox_worker.process import Process
 from farebox_worker.run import place as places
 from farebox_worker.run.crew import Crew
 from farebox_worker.run.feed import Feed
 from farebox_worker.run.follow import Follow
-from farebox_worker.run.forecast import Prospect, look_ahead, seen_before
+from farebox_worker.run.forecast import Prospect, look_ahead, scopes_of, seen_before
 from farebox_worker.run.job import Ending, MainJob
 from farebox_worker.run.plan import TIER_HELP, TIERS, Ask, Plan, Planner
-from farebox_worker.run.screen import Screen, about
-from farebox_worker.session import Session, open_session
+from farebox_worker.run.screen import Screen, about, ends_after
+from farebox_worker.session import Session, flags_from_here, open_session
 from farebox_worker.settings import Settings
 from farebox_worker.shop import Shop
 
@@ -155,7 +156,7 @@ async def _run(settings: Settings, source: Path, flags: Flags, *, as_json: bool)
     if as_json:
         print_json(ending_json(ending, plan))
     if not flags.quiet:
-        print_ending(ending, plan, out_path, source)
+        print_ending(ending, plan, out_path, source, flags=flags_from_here(settings))
     return ending.exit_code
 
 
@@ -178,7 +179,8 @@ async def _work(  # noqa: PLR0913, PLR0917 - everything a run needs is made abov
     await places.leave_out(batch, planner.lines(), screen)
     await places.handle_changed(batch, out, planner.lines(), screen, is_redo=flags.redo)
     known_lengths = await seen_before(session.ledger, {model_ref for model_ref, _ in (*plan.asked, *plan.rest)})
-    prospect = Prospect(plan.asked, plan.done, plan.rest, known_lengths)
+    scopes = scopes_of(plan.asked, batch.batch_id, flags.tags)
+    prospect = Prospect(plan.asked, plan.done, plan.rest, known_lengths, scopes)
     await _warn_of_the_end(batch, prospect, plan, out, screen)
     follow = Follow(batch, out)
     feed = Feed(
@@ -207,6 +209,7 @@ async def _work(  # noqa: PLR0913, PLR0917 - everything a run needs is made abov
         revive=session.revive,
         prospect=prospect,
         most_failures=_most_failures(flags.max_failures, plan.lines_done + plan.lines_asked),
+        flags=flags_from_here(settings),
     )
     return await job.do()
 
@@ -224,14 +227,15 @@ async def _warn_of_the_end(batch: Batch, prospect: Prospect, plan: Plan, out: Ou
     """Say it when what is expected passes the budget, before anything is sent."""
     left = prospect.left(out.tally)
     own = (await batch.progress()).scope
-    limits = await batch.ledger.limits([GLOBAL, own.name])
-    ends_at = look_ahead(left, plan.lines_done, own, *limits).ends_at
-    if ends_at is None:
+    limits = await batch.ledger.limits(prospect.scopes)
+    outlook = look_ahead(left, plan.lines_done, own, *limits)
+    if outlook.ends_at is None:
         return
     what = "these lines" if plan.lines_asked == plan.summary.good else f"these {plan.lines_asked:,} lines"
     screen.say(
-        f"{what} are expected to cost about {about(left.expected_nusd)}, at most {about(left.worst_nusd)}: the budget "
-        f"ends after about {ends_at:,} answers. Then the rest waits, and a larger --budget goes on."
+        f"{what} are expected to cost about {about(left.expected_nusd)}, at most {about(left.worst_nusd)}: "
+        f"{ends_after(outlook)}. What does not fit waits, and a larger "
+        f"{'--budget' if outlook.limit == own.name else 'limit'} goes on."
     )
 
 
@@ -252,13 +256,14 @@ def _judge(
     limit_nusd: int | None,
     is_done: Callable[[str], bool] = lambda _: False,
 ) -> Plan:
-    plan = planner.judge(limit_nusd=limit_nusd, on_lines=screen.reading, is_done=is_done)
+    with ended_by_ctrl_c():
+        plan = planner.judge(limit_nusd=limit_nusd, on_lines=screen.reading, is_done=is_done)
     source = planner.path
     report = bad_line_report(source, plan.summary, advice=plan.misfits.advice() if plan.misfits else "")
     if report and flags.skip_invalid:
         say(report)
     elif report:
-        raise InputError(f"{report}\nNothing was sent. Mend these lines, or leave them out with --skip-invalid.")
+        raise InputError(f"{report}\nNothing was sent. {how_to_mend(plan.summary)}".rstrip())
     if not plan.summary.good:
         raise InputError(f"{source} holds no jobs.")
     return plan

@@ -16,9 +16,10 @@ from farebox.money import nusd_from_usd
 from farebox.records import Tier
 from farebox_worker.cli.options import USD, common, json_option, log_to_stderr, print_json, run_async, say
 from farebox_worker.files.lines import Line, read_jobs
-from farebox_worker.files.summary import bad_line_report, summarize
+from farebox_worker.files.summary import bad_line_report, how_to_mend, summarize
 from farebox_worker.run.plan import CHEAPEST, TIER_HELP, TIERS
-from farebox_worker.session import open_session
+from farebox_worker.run.screen import Screen
+from farebox_worker.session import flags_from_here, open_session
 from farebox_worker.settings import Settings
 from farebox_worker.shop import Shop
 
@@ -94,10 +95,11 @@ def submit(  # noqa: PLR0913, PLR0917 - the flags of a command
             drop_params=drops,
         )  # fmt: skip
 
-    summary = summarize(lines())
+    with Screen(plain_after_s=2.0) as screen:
+        summary = summarize(screen.follow(lines()))
     if report := bad_line_report(source, summary):
         if not skip_invalid:
-            raise InputError(f"{report}\nNothing was submitted. Mend these lines, or use --skip-invalid.")
+            raise InputError(f"{report}\nNothing was submitted. {how_to_mend(summary)}".rstrip())
         say(report)
     name = batch or f"{source.stem[:40].translate(_SAFE)}-{secrets.token_hex(4)}"
     run_async(_submit(settings, name, source, lines, budget, priority, as_json=as_json))
@@ -127,7 +129,9 @@ async def _submit(
         if budget is not None:
             await session.ledger.set_limit(f"batch:{name}", nusd_from_usd(budget))
         try:
-            done = await batch.submit((line.job for line in lines() if line.job), priority=priority)
+            with Screen(plain_after_s=2.0) as screen:
+                known = screen.follow(lines(), doing="submitting")
+                done = await batch.submit((line.job for line in known if line.job), priority=priority)
         except JobConflictError as error:
             ids = frozenset(error.job_ids)
             other = [line for line in lines() if batch.job_id(line.custom_id) in ids]
@@ -145,6 +149,7 @@ async def _submit(
     if as_json:
         print_json({"batch_id": name, "submitted": done.created, "existing": done.existing, "total": total})
         return
+    flags = flags_from_here(settings)
     existing = f", {done.existing:,} were there already" if done.existing else ""
-    say(f"{done.created:,} jobs submitted{existing}. Follow them with: farebox results {name} -o OUT --follow")
+    say(f"{done.created:,} jobs submitted{existing}. Follow them with: farebox results {name}{flags} -o OUT --follow")
     click.echo(name)

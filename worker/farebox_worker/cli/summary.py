@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
@@ -13,10 +14,11 @@ from farebox.connection import shown
 from farebox.ledger import Limit, Scope
 from farebox.money import dollars_from_nusd, usd_from_nusd
 from farebox_worker.files.tally import Tally
+from farebox_worker.limits import doubted, in_words, money_line, raise_command, room_again
 from farebox_worker.run.forecast import Cost
 from farebox_worker.run.job import Ending
 from farebox_worker.run.plan import Plan
-from farebox_worker.run.screen import about, money_line
+from farebox_worker.run.screen import about
 
 
 def money_fields(scope: Scope | Limit) -> dict[str, int | float | None]:
@@ -27,6 +29,8 @@ def money_fields(scope: Scope | Limit) -> dict[str, int | float | None]:
         "held": scope.held_nusd,
         "unconfirmed": scope.unconfirmed_nusd,
     }
+    if isinstance(scope, Scope):
+        amounts["overrun"] = scope.overrun_nusd
     fields: dict[str, int | float | None] = {f"{name}_nusd": nusd for name, nusd in amounts.items()}
     fields |= {f"{name}_usd": None if nusd is None else usd_from_nusd(nusd) for name, nusd in amounts.items()}
     return fields
@@ -51,6 +55,8 @@ def ending_json(ending: Ending, plan: Plan) -> dict[str, object]:
         "failed": tally.outcomes["failed"],
         "cancelled": tally.outcomes["cancelled"],
         "parked": ending.parked,
+        "parked_at": _limit_json(ending),
+        "paused": list(ending.paused),
         "left": ending.left,
         **money_fields(ending.scope),
         "input_tokens": tally.input_tokens,
@@ -78,8 +84,16 @@ def ending_json(ending: Ending, plan: Plan) -> dict[str, object]:
     }  # fmt: skip
 
 
-def print_ending(ending: Ending, plan: Plan, out: Path, source: Path) -> None:
-    """Tell people how it ended, what it cost, and which command goes on."""
+def _limit_json(ending: Ending) -> dict[str, object] | None:
+    limit, need_nusd = ending.blocked, ending.need_nusd
+    if limit is None:
+        return None
+    need = {"need_nusd": need_nusd, "need_usd": usd_from_nusd(need_nusd)}
+    return {"scope": limit.scope, "per": limit.per, **need, **money_fields(limit)}
+
+
+def print_ending(ending: Ending, plan: Plan, out: Path, source: Path, *, flags: str) -> None:
+    """Tell people how it ended, what it cost, and which command goes on; `flags` lead others to the same server."""
     console = Console(stderr=True, highlight=False)
     is_whole = not console.is_terminal  # a pipe gets whole lines, a terminal whole words
     tally = ending.tally
@@ -91,12 +105,12 @@ def print_ending(ending: Ending, plan: Plan, out: Path, source: Path) -> None:
     if tally.models:
         console.print(_by_model(ending))
     console.print(_money(ending.scope), soft_wrap=True)
-    for note in _notes(ending, plan):
+    for note in _notes(ending, plan, flags):
         console.print(note, markup=False, soft_wrap=is_whole)
     if plan.lines_left_for_later:
         console.print(_what_is_left_out(ending, plan), markup=False, soft_wrap=is_whole)
     if ending.exit_code not in (0, 3):
-        words, again = _what_now(ending, source)
+        words, again = _what_now(ending, source, flags)
         console.print(words, markup=False, soft_wrap=is_whole)
         if again:
             console.print(
@@ -129,7 +143,7 @@ def _money(scope: Scope) -> str:
     return f"{money_line(scope)}{budget}"
 
 
-def _notes(ending: Ending, plan: Plan) -> list[str]:
+def _notes(ending: Ending, plan: Plan, flags: str) -> list[str]:
     tally = ending.tally
     notes = []
     notes += _saved(tally)
@@ -138,7 +152,8 @@ def _notes(ending: Ending, plan: Plan) -> list[str]:
     kinds = {"truncated": "cut off at their output cap", "refused": "refused", "filtered": "filtered"}
     for finish, words in kinds.items():
         if tally.finishes[finish]:
-            notes.append(f"{tally.finishes[finish]:,} answers were {words}.")
+            answers = "1 answer was" if tally.finishes[finish] == 1 else f"{tally.finishes[finish]:,} answers were"
+            notes.append(f"{answers} {words}.")
     if ending.capped_by_default:
         notes.append(f"{ending.capped_by_default:,} lines named no output cap and got the default (--max-tokens).")
     for code, count in tally.failures.most_common(10):
@@ -148,16 +163,29 @@ def _notes(ending: Ending, plan: Plan) -> list[str]:
         notes.append(f"{tally.outcomes['cancelled']:,} were cancelled before they were sent.")
     if plan.summary.bad:
         notes.append(f"{plan.summary.bad:,} bad lines were left out.")
-    if ending.scope.unconfirmed_nusd:
+    return [*notes, *_doubts(ending.scope, flags), *ending.paused]
+
+
+def _doubts(scope: Scope, flags: str) -> list[str]:
+    """Say which money somebody should look at."""
+    notes = []
+    if scope.unconfirmed_nusd:
         notes.append(
-            f"{dollars_from_nusd(ending.scope.unconfirmed_nusd)} are unconfirmed: calls whose outcome is unknown. "
-            "They count against the budget."
+            f"{doubted(scope)}: calls whose outcome is unknown. They count until you say what became of them: "
+            f"`farebox unconfirmed list{flags}`"
+        )
+    if scope.overrun_nusd:
+        notes.append(
+            f"{dollars_from_nusd(scope.overrun_nusd)} were billed above what these calls could cost by our prices "
+            "(overrun): look at what the provider counts, and at its prices in farebox.toml."
         )
     return notes
 
 
 def would_cost(cost: Cost) -> str:
     """Say what jobs would cost."""
+    if cost.unpriced and cost.unpriced == cost.jobs:
+        return "an unknown amount, for no price is known"
     unpriced = f", not counting {cost.unpriced:,} without a known price" if cost.unpriced else ""
     return f"about {about(cost.expected_nusd)}, at most {about(cost.worst_nusd)}{unpriced}"
 
@@ -177,17 +205,35 @@ def _saved(tally: Tally) -> list[str]:
     return [told] if served else []
 
 
-def _what_now(ending: Ending, source: Path) -> tuple[str, bool]:
+def _what_now(ending: Ending, source: Path, flags: str) -> tuple[str, bool]:
     """Say why it is not done, and whether the same command goes on."""
+    left = "1 line is left" if ending.left == 1 else f"{ending.left:,} lines are left"
     if ending.is_interrupted:
-        return f"Interrupted; {ending.left:,} lines are left, {would_cost(ending.ahead)}. Go on with:", True
+        return f"Interrupted; {left}, {would_cost(ending.ahead)}. Go on with:", True
     if ending.reason:
-        return f"Stopped: {ending.reason}. {ending.left:,} lines are left; nothing is lost. Go on with:", True
-    scope, need = ending.blocked or ("", 0)
-    limit = "the budget of this run" if scope.startswith("batch:") else f"the limit of {scope}"
-    command = "with a larger --budget" if scope.startswith("batch:") else "after `farebox budget set USD`"
+        return f"Stopped: {ending.reason}. {left}; nothing is lost. Go on with:", True
+    return _parked(ending, source, flags), False
+
+
+def _parked(ending: Ending, source: Path, flags: str) -> str:
+    """Say at which limit it is parked, what takes its room, and what lets the rest go on."""
+    limit = ending.blocked
+    if limit is None:
+        raise AssertionError("a run that is parked knows its limit")
+    count = "1 line" if ending.parked == 1 else f"{ending.parked:,} lines"
+    waits = f"{count} of {source.name} {'waits' if ending.parked == 1 else 'wait'} for money"
+    is_own = limit.name == f"batch:{ending.batch_id}"
+    where = f"{in_words(limit.name)} ({money_line(limit)})"
+    if is_own:
+        where = "the budget of this run" + (f", of which {doubted(limit)}" if limit.unconfirmed_nusd else "")
+    how = "run the same command again with a larger --budget"
+    if not is_own:
+        how = f"raise it with `{raise_command(limit.name, flags)}` and run the same command again"
+    if again := room_again(limit.name, datetime.now(UTC)):
+        how += f"; {again}"
+    elsewhere = limit.unconfirmed_nusd and not ending.scope.unconfirmed_nusd  # else the notes have said it
+    owed = f" What was never billed can be released: `farebox unconfirmed list{flags}`." if elsewhere else ""
     return (
-        f"Parked at {limit}: {ending.parked:,} lines of {source.name} wait for money, and the next needs "
-        f"{dollars_from_nusd(need)} at most; all of them would cost {would_cost(ending.ahead)}. Nothing is lost: run "
-        f"the same command again {command}."
-    ), False
+        f"Parked at {where}: {waits}, and the next needs {dollars_from_nusd(ending.need_nusd)} at most; all of them "
+        f"would cost {would_cost(ending.ahead)}.{owed} Nothing is lost: {how}."
+    )

@@ -6,10 +6,13 @@ from datetime import UTC, datetime
 
 import click
 
+from farebox.errors import InputError
 from farebox.ledger import Unconfirmed
 from farebox.money import dollars_from_nusd, usd_from_nusd
 from farebox_worker.cli.options import common, json_option, print_json, print_table, run_async, say
-from farebox_worker.session import Session, open_session
+from farebox_worker.cli.summary import money_fields
+from farebox_worker.limits import money_line
+from farebox_worker.session import Session, flags_from_here, open_session
 from farebox_worker.settings import Settings
 
 
@@ -20,7 +23,7 @@ def unconfirmed() -> None:
     \b
     farebox unconfirmed list
     farebox unconfirmed release --batch nightly   the provider's bill shows that they were not billed
-    farebox unconfirmed charge TOKEN              it was billed: book its worst case
+    farebox unconfirmed charge ATTEMPT            it was billed: book its worst case
     """  # noqa: D301 - \b is click's mark for "do not wrap"
 
 
@@ -35,19 +38,29 @@ def show(settings: Settings, as_json: bool) -> None:
 async def _show(settings: Settings, *, as_json: bool) -> None:
     async with open_session(settings) as session:
         entries = await session.ledger.unconfirmed()
+        total = await session.ledger.scope()
         batches = {entry.token: _batch_of(session, entry) for entry in entries}
     if as_json:
-        print_json({"unconfirmed": [_entry_json(entry, batches[entry.token]) for entry in entries]})
+        listed = [_entry_json(entry, batches[entry.token]) for entry in entries]
+        print_json({"unconfirmed": listed, "total": money_fields(total)})
         return
     rows = [
-        (entry.token, _when(entry), dollars_from_nusd(entry.amount_nusd), batches[entry.token], entry.job_id, entry.why)
+        (entry.token, _when(entry), dollars_from_nusd(entry.amount_nusd), entry.why, batches[entry.token], entry.job_id)
         for entry in entries
     ]
-    print_table(("attempt", "since", "at most", "batch", "job", "why"), rows)
+    if not entries:
+        say("no call's outcome is unknown.")
+        return
+    print_table(("attempt", "since", "at most", "why", "batch", "job"), rows, text=("since", "why", "batch", "job"))
+    flags = flags_from_here(settings)
+    say(
+        f"{_attempts(len(entries))}; in all {money_line(total)}. Not billed: `farebox unconfirmed release{flags} "
+        f"ATTEMPT`; billed: `farebox unconfirmed charge{flags} ATTEMPT`; or --batch BATCH, or --all."
+    )
 
 
 @unconfirmed.command("release")
-@click.argument("tokens", nargs=-1)
+@click.argument("tokens", nargs=-1, metavar="[ATTEMPT]...")
 @click.option("--batch", metavar="BATCH", help="All of one batch.")
 @click.option("--all", "everything", is_flag=True, help="All there are.")
 @common
@@ -57,7 +70,7 @@ def release(settings: Settings, tokens: tuple[str, ...], batch: str | None, ever
 
 
 @unconfirmed.command("charge")
-@click.argument("tokens", nargs=-1)
+@click.argument("tokens", nargs=-1, metavar="[ATTEMPT]...")
 @click.option("--batch", metavar="BATCH", help="All of one batch.")
 @click.option("--all", "everything", is_flag=True, help="All there are.")
 @common
@@ -71,13 +84,24 @@ async def _confirm(
 ) -> None:
     if bool(tokens) + bool(batch) + everything != 1:
         raise click.UsageError("name attempts (see `farebox unconfirmed list`), or --batch BATCH, or --all.")
+    named = dict.fromkeys(tokens)
     async with open_session(settings) as session:
         if not tokens:
             entries = await session.ledger.unconfirmed()
             tokens = tuple(e.token for e in entries if everything or _batch_of(session, e) == batch)
         known, amount = await session.ledger.confirm(tokens, is_charge=is_charge) if tokens else (0, 0)
+    if known < len(named):
+        hint = f"`farebox unconfirmed list{flags_from_here(settings)}` shows those there are"
+        missing = f"{len(named) - known:,} of the {_attempts(len(named))} named are not unconfirmed (any more)"
+        if not known:
+            raise InputError(f"{missing}: {hint}.")
+        say(f"{missing}; {hint}.")
     word = "charged" if is_charge else "released"
-    say(f"{known} attempts {word}: {dollars_from_nusd(amount)}")
+    say(f"{_attempts(known)} {word}: {dollars_from_nusd(amount)}")
+
+
+def _attempts(count: int) -> str:
+    return "1 attempt" if count == 1 else f"{count:,} attempts"
 
 
 def _batch_of(session: Session, entry: Unconfirmed) -> str:

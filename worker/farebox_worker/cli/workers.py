@@ -9,7 +9,7 @@ import click
 from farebox_worker.cli.options import common, json_option, print_json, print_table, run_async, say
 from farebox_worker.heartbeats import Heartbeat, read_heartbeats
 from farebox_worker.run.screen import span
-from farebox_worker.session import open_session
+from farebox_worker.session import flags_from_here, open_session
 from farebox_worker.settings import Settings
 
 _SHOWN_LANES = 4
@@ -32,7 +32,7 @@ async def _workers(settings: Settings, *, as_json: bool) -> None:
     columns = ("host", "pid", "version", "up", "heartbeat", "in flight", "serves")
     print_table(columns, [_row(one) for one in found], text=("serves",))
     if not found:
-        say("no worker is running: start one with `farebox worker`.")
+        say(f"no worker is running: `farebox worker{flags_from_here(settings)}` starts one.")
 
 
 def _row(one: Heartbeat) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from importlib.metadata import version
 
 from farebox.ledger import Ledger
@@ -11,6 +12,7 @@ from farebox.money import dollars_from_nusd, nusd_from_usd
 from farebox_worker.doctor.check import Check, at_most
 from farebox_worker.heartbeats import Heartbeat
 from farebox_worker.lanes import Lane
+from farebox_worker.limits import in_words, raise_command, room_again
 from farebox_worker.settings import Settings
 
 
@@ -33,7 +35,7 @@ async def check_ledger(ledger: Ledger, settings: Settings, *, is_used: bool) -> 
         return [Check("ledger", "warn", message)]
     limits = await ledger.limits()
     scope = await ledger.scope()
-    said = ", ".join(f"{limit.name} {dollars_from_nusd(limit.limit_nusd)}" for limit in limits[:5]) or "none"
+    said = ", ".join(f"{in_words(limit.name)} {dollars_from_nusd(limit.limit_nusd)}" for limit in limits[:5]) or "none"
     if len(limits) > 5:
         said += f" and {len(limits) - 5:,} more"
     spent = dollars_from_nusd(scope.spent_nusd)
@@ -46,7 +48,11 @@ async def check_ledger(ledger: Ledger, settings: Settings, *, is_used: bool) -> 
     elif not limits:
         checks.append(Check("budget", "warn", "there is no limit at all: `farebox budget set USD` sets one"))
     checks += [
-        Check("budget", "warn", f"{limit.name} is {dollars_from_nusd(-limit.headroom_nusd)} over its limit")
+        Check(
+            "budget",
+            "warn",
+            f"{in_words(limit.name)} is passed by {dollars_from_nusd(-limit.headroom_nusd)}: nothing more is admitted",
+        )
         for limit in limits
         if limit.headroom_nusd < 0
     ]
@@ -87,7 +93,7 @@ def check_lanes(lanes: Sequence[Lane], settings: Settings, *, has_workers: bool)
         if lane.unserved
     ]
     paused = [
-        Check("paused", "warn", f"{lane.name} is {lane.pause}: `farebox lanes resume` ends it")
+        Check("paused", "warn", f"{lane.name} is {lane.pause}: `farebox lanes resume {lane.name}` ends it")
         for lane in lanes
         if lane.pause
     ]
@@ -118,19 +124,10 @@ def _parked(lanes: Sequence[Lane]) -> list[Check]:
         Check(
             "parked",
             "warn",
-            f"{count:,} jobs wait at the limit of {limit}, and one needs {dollars_from_nusd(needs[limit])}: "
-            f"raise it with `farebox budget set USD{_flags(limit)}`",
+            f"{count:,} jobs wait at {in_words(limit)}, and one needs {dollars_from_nusd(needs[limit])}: "
+            f"raise it with `{raise_command(limit)}`{'; ' * bool(again)}{again}",
         )
         for limit, count in sorted(jobs.items())
+        for again in (room_again(limit, datetime.now(UTC)),)
     ]
     return at_most(found, of="limits")
-
-
-def _flags(limit: str) -> str:
-    """The flags of `farebox budget` that name a limit."""
-    per, colon, scope = limit.partition(":")
-    flags = ""
-    if colon and per in ("day", "month"):
-        flags, limit = f" --per {per}", scope
-    kind, colon, name = limit.partition(":")
-    return (f" --{kind} {name}" if colon else "") + flags

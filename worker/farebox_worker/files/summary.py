@@ -39,12 +39,17 @@ class ModelTotals:
 
 @dataclass(slots=True)
 class Summary:
-    """What a file holds. `first_bad` has the first 20 bad lines, `models` the good lines by model_ref."""
+    """What a file holds. `first_bad` has the first 20 bad lines, `models` the good lines by model_ref.
+
+    `alike` counts the bad lines right after those 20 that say the same as the last of them, to line `alike_to`.
+    """
 
     total: int = 0
     good: int = 0
     first_bad: list[Line] = field(default_factory=list)
     models: dict[str, ModelTotals] = field(default_factory=dict)
+    alike: int = 0
+    alike_to: int = 0
 
     @property
     def bad(self) -> int:
@@ -57,6 +62,8 @@ class Summary:
         if line.job is None:
             if len(self.first_bad) < SHOWN:
                 self.first_bad.append(line)
+            elif self.bad == SHOWN + self.alike + 1 and line.error == self.first_bad[-1].error:
+                self.alike, self.alike_to = self.alike + 1, line.number
             return
         self.good += 1
         totals = self.models.get(line.job.model_ref) or self.models.setdefault(line.job.model_ref, ModelTotals())
@@ -80,6 +87,13 @@ def validate(path: str | Path, **options: Unpack[ReadOptions]) -> Summary:
     return summarize(read_jobs(path, **options))
 
 
+def how_to_mend(summary: Summary) -> str:
+    """Say what to do about bad lines: where none is good, leaving them out would leave nothing."""
+    if not summary.good:
+        return ""
+    return "Mend these lines, or leave them out with --skip-invalid."
+
+
 def bad_line_report(path: str | Path, summary: Summary, *, shown: int = SHOWN, advice: str = "") -> str:
     """Write the bad lines for people, one `file:line: message` each; "" when there are none.
 
@@ -89,13 +103,17 @@ def bad_line_report(path: str | Path, summary: Summary, *, shown: int = SHOWN, a
         return ""
     lines = [f"{path}: {summary.bad:,} of {summary.total:,} lines {'is' if summary.bad == 1 else 'are'} bad"]
     told = summary.first_bad[:shown]
+    after = summary.alike if len(told) == SHOWN else 0
     for error, alike in groupby(told, key=lambda bad: bad.error):
         numbers = [bad.number for bad in alike]
-        if len(numbers) < ALIKE:
+        last, others = numbers[-1], len(numbers) - 1
+        if after and last == told[-1].number:
+            last, others = summary.alike_to, others + after
+        if others + 1 < ALIKE:
             lines += [f"{path}:{number}: {error}" for number in numbers]
         else:
-            lines.append(f"{path}:{numbers[0]}: {error} (and {len(numbers) - 1} more like it, to line {numbers[-1]})")
-    if more := summary.bad - len(told):
+            lines.append(f"{path}:{numbers[0]}: {error} (and {others:,} more like it, to line {last})")
+    if more := summary.bad - len(told) - after:
         lines.append(f"and {more:,} more")
     if advice:
         lines.append(advice)

@@ -52,8 +52,8 @@ class ProviderSettings(Protocol):
         ...
 
 
-def make_provider(provider_id: str, settings: ProviderSettings) -> Adapter:
-    """Make the adapter that `[providers.<provider_id>]` describes.
+def make_provider(provider_id: str, settings: ProviderSettings, *, needs_key: bool = True) -> Adapter:
+    """Make the adapter that `[providers.<provider_id>]` describes. Without `needs_key` it may be unable to send.
 
     Raises: ConfigError when the kind is unknown, or its key's variable is not set.
     """
@@ -66,7 +66,7 @@ def make_provider(provider_id: str, settings: ProviderSettings) -> Adapter:
 
         return OpenAIProvider(
             provider_id,
-            api_key=_api_key(provider_id, settings, "OPENAI_API_KEY"),
+            api_key=_api_key(provider_id, settings, "OPENAI_API_KEY", needs_key=needs_key),
             base_url=settings.base_url,
             cap_field=settings.cap_field,
             is_free=settings.free,
@@ -77,19 +77,21 @@ def make_provider(provider_id: str, settings: ProviderSettings) -> Adapter:
 
         return AnthropicProvider(
             provider_id,
-            api_key=_api_key(provider_id, settings, "ANTHROPIC_API_KEY"),
+            api_key=_api_key(provider_id, settings, "ANTHROPIC_API_KEY", needs_key=needs_key),
             base_url=settings.base_url,
             is_free=settings.free,
         )
     return _from_entry_point(provider_id, settings)
 
 
-def _api_key(provider_id: str, settings: ProviderSettings, vendor_variable: str) -> str:
+def _api_key(provider_id: str, settings: ProviderSettings, vendor_variable: str, *, needs_key: bool) -> str:
     """Read the key. A server of one's own may need none; the vendor always does."""
     variable = settings.api_key_env or (None if settings.base_url else vendor_variable)
     if variable is None:
         return NO_KEY
     key = os.environ.get(variable, "").strip()
+    if not key and not needs_key:
+        return NO_KEY
     if not key:
         raise ConfigError(
             f"providers.{provider_id}: the environment variable {variable} is not set; it holds the API key"

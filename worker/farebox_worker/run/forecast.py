@@ -6,10 +6,10 @@ or half (expected) of the cap. With answers, their mean length. Worst is the sum
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from farebox.ledger import Ledger, Limit, Scope
+from farebox.ledger import GLOBAL, Ledger, Limit, Scope
 from farebox.records import Tier
 from farebox_worker.files.tally import Tally
 from farebox_worker.providers.base import TokenUsage
@@ -123,19 +123,40 @@ class Outlook:
     Attributes:
         total_nusd: what it will have cost in all.
         ends_at: after how many answers the budget ends; None when it lasts.
+        fitting: how many of them are still to come.
+        limit: which budget that is, by its name in the ledger.
     """
 
     total_nusd: int
     ends_at: int | None
+    limit: str = ""
+    fitting: int = 0
 
 
 def look_ahead(left: Cost, done: int, scope: Scope, *limits: Limit | Scope) -> Outlook:
     """Say where a run is heading that has `done` answers, counts in `scope`, and keeps to its limit and the others."""
-    used = [(one, one.spent_nusd + one.unconfirmed_nusd) for one in (scope, *limits)]
-    room = min((one.limit_nusd - spent for one, spent in used if one.limit_nusd is not None), default=None)
-    is_short = room is not None and left.expected_nusd > room
-    fitting = left.jobs * max(0, room or 0) // left.expected_nusd if is_short else 0
-    return Outlook(used[0][1] + left.expected_nusd, done + fitting if is_short else None)
+    total = scope.spent_nusd + scope.unconfirmed_nusd + left.expected_nusd
+    rooms = [
+        (one.limit_nusd - one.spent_nusd - one.unconfirmed_nusd, one.name)
+        for one in (scope, *limits)
+        if one.limit_nusd is not None
+    ]
+    room, limit = min(rooms, default=(left.expected_nusd, ""))
+    if left.expected_nusd <= max(0, room):
+        return Outlook(total, None)
+    fitting = left.jobs * max(0, room) // left.expected_nusd
+    return Outlook(total, done + fitting, limit, fitting)
+
+
+def scopes_of(loads: Loads, batch_id: str, tags: Iterable[str]) -> list[str]:
+    """Name the scopes that all jobs of these loads count in: with one model its model's and its provider's too."""
+    names = [GLOBAL, f"batch:{batch_id}", *(f"tag:{tag}" for tag in tags)]
+    models = {model_ref for model_ref, _ in loads}
+    providers = {model_ref.partition(":")[0] for model_ref in models}
+    for kind, those in (("provider", providers), ("model", models)):
+        if len(those) == 1:
+            names.append(f"{kind}:{those.pop()}")
+    return names
 
 
 @dataclass(slots=True)
@@ -147,12 +168,14 @@ class Prospect:
         done: those of the lines that were answered before it.
         rest: those of the lines that it leaves for another time.
         known: what earlier answers were like, by model_ref, wherever they were.
+        scopes: those that every job of this run counts in.
     """
 
     asked: Loads = field(default_factory=dict)
     done: Loads = field(default_factory=dict)
     rest: Loads = field(default_factory=dict)
     known: Mapping[str, Seen] = field(default_factory=dict)
+    scopes: Sequence[str] = ()
 
     def seen(self, tally: Tally) -> dict[str, Seen]:
         """What answers are like: those of this output file before those of elsewhere.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from farebox.batch import Batch, Progress
 from farebox.connection import AWAY
 from farebox.errors import FareboxError, ServerError
-from farebox.ledger import GLOBAL, Scope, parts_of_limit
+from farebox.ledger import Limit, Scope, parts_of_limit
 from farebox_worker.bus.pause import read_pauses
 from farebox_worker.files.output import OutputFile
 from farebox_worker.files.tally import Tally
@@ -33,9 +34,10 @@ STILL_S = 0.6  # nothing may have moved for so long before a run believes that n
 class Ending:
     """How a run ended.
 
-    `parked` counts the lines that wait for money, at the limit of scope `blocked[0]`, which would have to leave room
-    for `blocked[1]` nano-dollars. `left` counts lines without an answer, `ahead` is what those will cost, and `later`
-    what the lines that were not asked this time will; `reason` is set when it gave up.
+    `parked` counts the lines that wait for money, at the limit `blocked`, which would have to leave room for
+    `need_nusd` nano-dollars. `paused` says which lanes wait for somebody to resume them. `left` counts lines without
+    an answer, `ahead` is what those will cost, and `later` what the lines that were not asked this time will; `reason`
+    is set when it gave up.
     """
 
     total: int
@@ -43,7 +45,9 @@ class Ending:
     batch_id: str = ""
     scope: Scope = field(default_factory=lambda: Scope("", None))
     parked: int = 0
-    blocked: tuple[str, int] | None = None
+    blocked: Limit | None = None
+    need_nusd: int = 0
+    paused: tuple[str, ...] = ()
     left: int = 0
     capped_by_default: int = 0
     is_interrupted: bool = False
@@ -75,6 +79,7 @@ class MainJob:
         revive: brings the server back when it can be.
         prospect: knows what is to be asked, and guesses what it will cost.
         most_failures: stop when so many jobs of this run failed; None never stops.
+        flags: what leads another command to the same server, for people to copy.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of a run, each from a room of its own
@@ -91,6 +96,7 @@ class MainJob:
         revive: Callable[[], Awaitable[None]],
         prospect: Prospect,
         most_failures: int | None = None,
+        flags: str = "",
     ) -> None:
         self._batch = batch
         self._out = out
@@ -102,6 +108,7 @@ class MainJob:
         self._revive = revive
         self._prospect = prospect
         self._most_failures = most_failures
+        self._flags = flags
         self._signals = 0
         self._is_stopping = self._is_sealed = False
         self._moved = self._looked = time.monotonic()
@@ -150,6 +157,8 @@ class MainJob:
             pass
         await self._follow.sync()
         self._note(await self._batch.progress())
+        if self._done < self._ending.total:
+            self._ending.paused = await self._paused()
 
     def _note(self, progress: Progress) -> None:
         self._ending.scope, self._ending.capped_by_default = progress.scope, progress.capped_by_default
@@ -215,7 +224,7 @@ class MainJob:
         if waiting and not running:
             notes += await self._paused()
         if tally.outcomes["succeeded"]:
-            limits = await self._batch.ledger.limits([GLOBAL, progress.scope.name])
+            limits = await self._batch.ledger.limits(self._prospect.scopes)
             outlook = look_ahead(self._prospect.left(tally), self._done, progress.scope, *limits)
         self._screen.show(Sight(self._done, written, total, running, parked, progress.scope, tally, notes, outlook))
         if waiting + running and not written and not self._signals:
@@ -243,7 +252,7 @@ class MainJob:
         ledger = self._batch.ledger
         pauses = await read_pauses(ledger.redis, ledger.keys, sorted(await self._batch.lanes()))
         return tuple(
-            f"{lane} is {pause}; farebox lanes resume {lane}"
+            f"{lane} is {pause}: `farebox lanes resume {shlex.quote(lane)}{self._flags}` ends it"
             for lane, pause in pauses.items()
             if not pause.ends_by_itself
         )
@@ -254,10 +263,13 @@ class MainJob:
         for _, scope, _ in parked:
             if (await self._batch.ledger.scope(parts_of_limit(scope)[0])).held_nusd:
                 return False
-        if parked:
-            _, scope, need = min(parked, key=lambda entry: entry[2])
-            self._ending.parked, self._ending.blocked = 1, (scope, need)
-        return bool(parked)
+        if not parked:
+            return False
+        _, name, self._ending.need_nusd = min(parked, key=lambda entry: entry[2])
+        limits = await self._batch.ledger.limits([parts_of_limit(name)[0]])
+        self._ending.blocked = next((limit for limit in limits if limit.name == name), None)
+        self._ending.parked = self._ending.blocked is not None  # else it was removed a moment ago
+        return bool(self._ending.parked)
 
     @contextmanager
     def _catching_signals(self) -> Iterator[None]:

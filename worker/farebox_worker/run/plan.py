@@ -19,8 +19,8 @@ from farebox_worker.rates import Price
 from farebox_worker.routes import Routes
 from farebox_worker.run.forecast import Load, Loads
 from farebox_worker.run.misfits import Misfits, NeverFitsError
+from farebox_worker.run.screen import TOLD_EVERY
 
-TOLD_EVERY = 5000  # lines
 CHEAPEST = "cheapest"
 TIERS = ("standard", "flex", CHEAPEST)  # what --tier takes
 TIER_HELP = "flex is half the price where the vendor has it, and may wait; cheapest takes it there."
@@ -109,6 +109,7 @@ class Planner:
         self._routes = routes
         self._plan = Plan()
         self._is_strict = False
+        self._is_done: Callable[[str], bool] = lambda _: False
         self._judged: _Judged | None = None
         self._rejected = LineNumbers()
         self._last_line: int | None = None
@@ -139,13 +140,13 @@ class Planner:
         Args:
             limit_nusd: the budget; a job that can never fit into it is a bad line, and so is one without a price.
             on_lines: told now and then how many lines were read.
-            is_done: tells of a custom id whether it has its answer.
+            is_done: tells of a custom id whether it has its answer, and so needs no room in the budget any more.
             is_strict: without it, lines that the budget refuses are good ones, and only counted.
 
         Raises: InputError when the file cannot be read; ConfigError when a key is missing.
         """
         plan = self._plan = Plan(misfits=None if limit_nusd is None else Misfits(limit_nusd))
-        self._is_strict = is_strict and limit_nusd is not None
+        self._is_strict, self._is_done = is_strict and limit_nusd is not None, is_done
         self._rejected, self._last_line = LineNumbers(), None
         first, asked = self._ask.first, 0
         for line in self._read(self._check):
@@ -207,7 +208,7 @@ class Planner:
         plan.needs_budget = plan.needs_budget or not (entry.free or price.pretend)
         if price.pretend:
             plan.pretend.add(job.model_ref)
-        if plan.misfits is not None and hold > plan.misfits.limit_nusd:
+        if plan.misfits is not None and hold > plan.misfits.limit_nusd and not self._is_done(job.custom_id):
             plan.misfits.judge(job, prepared, price, hold)
             self._judged.fits = False
             if self._is_strict:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -19,12 +19,16 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from farebox.ledger import Limit, Scope
+from farebox.ledger import Scope
 from farebox.money import NUSD_PER_USD, dollars, dollars_from_nusd
 from farebox_worker.files.tally import Tally
+from farebox_worker.limits import in_words, money_line
 from farebox_worker.run.forecast import Outlook
 
+T = TypeVar("T")
+
 PLAIN_EVERY_S = 10.0
+TOLD_EVERY = 5000  # lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +83,23 @@ class Screen:
         if not self._is_quiet:
             self._console.print(message, markup=False, soft_wrap=not self._console.is_terminal)
 
-    def reading(self, lines: int) -> None:
-        """Show how many lines of the input were judged, before anything is sent."""
+    def reading(self, lines: int, *, doing: str = "reading") -> None:
+        """Show how many lines of the input were judged, before anything is sent, or what else is done with them."""
+        self.tell(f"{doing}: {lines:,} lines")
+
+    def tell(self, words: str) -> None:
+        """Show how far something is, in place of what was shown before."""
         if self._live:
-            self._live.update(Text(f"reading: {lines:,} lines"))
+            self._live.update(Text(words))
         else:
-            self._say_plain(lambda: f"farebox: reading, {lines:,} lines")
+            self._say_plain(lambda: f"farebox: {words}")
+
+    def follow(self, lines: Iterable[T], *, doing: str = "reading") -> Iterator[T]:
+        """Pass lines on, showing now and then how many there were."""
+        for number, line in enumerate(lines, 1):
+            if number % TOLD_EVERY == 0:
+                self.reading(number, doing=doing)
+            yield line
 
     def show(self, sight: Sight) -> None:
         """Show a moment."""
@@ -103,7 +118,8 @@ class Screen:
 
     def _left(self, sight: Sight) -> str:
         rate = self._rate(sight)
-        if not sight.fresh or sight.done >= sight.total:
+        is_stuck = not sight.running and (sight.parked or sight.notes)
+        if not sight.fresh or sight.done >= sight.total or is_stuck:
             return ""
         return f"{span((sight.total - sight.done) / rate)} left"
 
@@ -137,23 +153,28 @@ class Screen:
         if sight.parked:
             counts.append(f"[yellow]{sight.parked:,} parked[/yellow]")
         counts.append(f"{tally.input_tokens:,} tokens in, {tally.output_tokens:,} out")
-        lines: list[RenderableType] = [table, Text.from_markup(" · ".join(counts)), Text(_joined(sight))]
+        money = money_line(sight.scope), *outlook_lines(sight.outlook)[:1]
+        joined = " · ".join(money)
+        rows = [joined] if len(joined) <= self._console.width else money
+        lines: list[RenderableType] = [table, Text.from_markup(" · ".join(counts)), *map(Text, rows)]
         if sight.outlook and sight.outlook.ends_at is not None:
             lines.append(Text(outlook_lines(sight.outlook)[1], style="yellow"))
         lines += [Text(note, style="yellow") for note in sight.notes]
         return Group(*lines)
 
 
-def _joined(sight: Sight) -> str:
-    return " · ".join([money_line(sight.scope), *outlook_lines(sight.outlook)[:1]])
-
-
 def outlook_lines(outlook: Outlook | None) -> list[str]:
     """Say what it will cost in all, and after how many answers the budget ends."""
     if outlook is None:
         return []
-    ends = [] if outlook.ends_at is None else [f"the budget ends after about {outlook.ends_at:,} answers"]
+    ends = [] if outlook.ends_at is None else [ends_after(outlook)]
     return [f"about {about(outlook.total_nusd)} in all", *ends]
+
+
+def ends_after(outlook: Outlook) -> str:
+    """Say which budget ends, and after how many answers."""
+    which = "the budget" if outlook.limit.startswith("batch:") else in_words(outlook.limit)
+    return f"{which} ends after about {outlook.ends_at:,} answers" if outlook.fitting else f"{which} is used up"
 
 
 def about(nusd: int) -> str:
@@ -162,15 +183,6 @@ def about(nusd: int) -> str:
         return dollars(Decimal(nusd) / NUSD_PER_USD)
     unit = 10 ** max(0, len(str(nusd)) - 2)
     return dollars_from_nusd(-(-nusd // unit) * unit)
-
-
-def money_line(scope: Scope | Limit) -> str:
-    """Say what a scope has spent, holds and does not know, and its budget."""
-    spent = f"{dollars_from_nusd(scope.spent_nusd)} spent"
-    held = f", {dollars_from_nusd(scope.held_nusd)} held" if scope.held_nusd else ""
-    owed = f", {dollars_from_nusd(scope.unconfirmed_nusd)} unconfirmed" if scope.unconfirmed_nusd else ""
-    of = f" of {dollars_from_nusd(scope.limit_nusd)}" if scope.limit_nusd is not None else ""
-    return spent + held + owed + of
 
 
 def span(seconds: float) -> str:
