@@ -50,11 +50,17 @@ class Desk:
         return kept | self.environment | extra
 
     def start(self, *words, cwd=None, stdin=subprocess.DEVNULL, preexec_fn=None, **extra):
-        """Start a command in a process group of its own."""
+        """Start a command in a process group of its own, as a terminal would: with Ctrl-C heard."""
+
+        def prepare():
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # it is ignored in whatever runs in the background
+            if preexec_fn:
+                preexec_fn()
+
         process = subprocess.Popen(
             [*COMMAND, *map(str, words)],
             cwd=cwd or self.home, env=self.environ(**extra), stdin=stdin, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, start_new_session=True, preexec_fn=preexec_fn,  # noqa: PLW1509 - no threads here
+            stderr=subprocess.PIPE, start_new_session=True, preexec_fn=prepare,  # noqa: PLW1509 - no threads here
         )  # fmt: skip
         self.started.append(process)
         return process
@@ -170,7 +176,7 @@ def desk():
     for process in desk.started:
         if process.poll() is None:
             kill_group(process)
-            process.communicate()
+            process.wait(10)
         for stream in (process.stdout, process.stderr):
             stream.close()
     end_servers(home)

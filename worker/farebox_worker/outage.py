@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from farebox.errors import LedgerError
 from farebox_worker.events import event
@@ -44,8 +44,9 @@ class Outage:
             self.is_on = True
             self.began_s, self.times = time.monotonic(), self.times + 1
             why = str(error) or type(error).__name__
-            words = "Redis is away (%s): nothing is sent, finished calls are kept until it is back"
-            log.warning(words, why, extra=event("redis_away", why=why))
+            what = "refuses a verb" if isinstance(error, ResponseError) else "is away"
+            words = "Redis %s (%s): nothing is sent, finished calls are kept until it answers"
+            log.warning(words, what, why, extra=event("redis_away", why=why))
 
     def end(self) -> None:
         """Note an answer."""
