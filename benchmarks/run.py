@@ -13,7 +13,7 @@ import re
 import measure
 from measure import HERE, Report
 
-NAMES = ("echo", "calls", "pickup", "submit", "client", "bus")
+NAMES = ("echo", "limits", "calls", "pickup", "submit", "client", "bus")
 PEERS: tuple[str, ...] = ()  # arq, SAQ, streaQ, taskiq, Curator: one file each in peers/, see peers/README.md
 RESULTS = HERE / "RESULTS.md"
 HEAD = """# What was measured
