@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from redis.asyncio import Redis
 
+from farebox.errors import FareboxError
 from farebox.journal import LIFETIME, add, rows
 from farebox.keys import Keys
 from farebox.ledger import PERIODS, Per
@@ -81,13 +82,13 @@ class _Books:
 async def audit(redis: Redis, keys: Keys) -> AuditReport:
     """Compare every counter with the books. While the journal is folded or a scope is new, it looks again.
 
-    Raises: RuntimeError when the books did not stand still for long enough in twenty tries.
+    Raises: FareboxError when the books did not stand still for long enough in twenty tries.
     """
     for _ in range(_TRIES):
         books = await _snapshot(redis, keys)
         if books is not None and await _read_journal(redis, keys, books):
             return _report(books)
-    raise RuntimeError("the journal was folded during every one of 20 tries to audit it: try again")
+    raise FareboxError("the journal was folded during every one of 20 tries to audit it: try again")
 
 
 async def _snapshot(redis: Redis, keys: Keys) -> _Books | None:
