@@ -12,7 +12,7 @@ help: ## Show this help
 
 demo: $(VENV)/.worker ## Run the 200 prompts of examples/ offline, with no key and no Redis
 	@rm -f examples/prompts.out.jsonl examples/prompts.out.jsonl.farebox
-	$(BIN)/farebox run examples/prompts.jsonl -m echo:echo --budget 1 -o examples/prompts.out.jsonl --data-dir .farebox
+	$(BIN)/farebox run examples/prompts.jsonl -m echo:echo --budget 5 -o examples/prompts.out.jsonl --data-dir .farebox
 
 test: $(VENV)/.test ## Run the whole test suite
 	$(BIN)/python -m pytest -n auto
