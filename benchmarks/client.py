@@ -16,6 +16,12 @@ from typing import Self
 import measure
 from measure import Report
 
+import farebox
+from farebox.connection import connect
+from farebox.ledger import Ledger
+from farebox.records import FUNCTION, VERSION, Result, ResultEnvelope, encode_result, job_id
+from farebox_worker.bus.settle import Settlement, settle
+
 WAITING = 10_000
 ITEMS = 100_000
 FEW_ITEMS = 10_000
@@ -53,8 +59,6 @@ def _once() -> dict[str, float]:
 
 
 async def _latency(url: str) -> dict[str, float]:
-    import farebox  # noqa: PLC0415 - `measured` runs where only figures are wanted
-
     async with farebox.Client(url) as client, _Bus(url) as bus:
         taken_ms = []
         for number in range(-20, ROUNDS):
@@ -72,8 +76,6 @@ async def _latency(url: str) -> dict[str, float]:
 
 
 async def _waiting(url: str) -> dict[str, float]:
-    import farebox  # noqa: PLC0415
-
     async with farebox.Client(url) as client, _Bus(url) as bus:
         items = ({"custom_id": f"j{n}", "prompt": "Hi"} for n in range(WAITING))
         await client.submit_batch(items, name="default", model="echo:echo")
@@ -90,8 +92,6 @@ async def _waiting(url: str) -> dict[str, float]:
 
 
 async def _fill(url: str, count: int) -> dict[str, float]:
-    import farebox  # noqa: PLC0415
-
     items = ({"custom_id": f"j{n:07}", "prompt": "x" * 950} for n in range(count))
     async with farebox.Client(url) as client:
         async with _Bus(url):
@@ -106,9 +106,6 @@ class _Bus:
     """The workers' side: settles jobs without running them."""
 
     def __init__(self, url: str) -> None:
-        from farebox.connection import connect  # noqa: PLC0415
-        from farebox.ledger import Ledger  # noqa: PLC0415
-
         self.redis = connect(url)
         self._ledger = Ledger(self.redis)
 
@@ -120,15 +117,14 @@ class _Bus:
         await self.redis.aclose()
 
     async def settle(self, names: list[str]) -> None:
-        from farebox.records import FUNCTION, VERSION, Result, ResultEnvelope, encode_result, job_id  # noqa: PLC0415
-        from farebox_worker.bus.settle import Settlement, settle  # noqa: PLC0415
-
         flow = self._ledger.keys.flow(0, "default", "echo:echo")
         group = []
         for name in names:
             identity = job_id("farebox", "default", name)
             result = Result(VERSION, name, "echo:echo", "succeeded", "answered", 200, "", b'{"choices":[]}')
-            envelope = ResultEnvelope(1, FUNCTION, (), {}, 0, True, result, 0, 0, flow, identity)  # noqa: FBT003
+            envelope = ResultEnvelope(
+                t=1, f=FUNCTION, a=(), k={}, et=0, s=True, r=result, st=0, ft=0, q=flow, id=identity
+            )
             group.append(
                 Settlement(identity, flow, "", "sweep", "release", outcome="succeeded answered",
                            result=encode_result(envelope))

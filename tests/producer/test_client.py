@@ -13,18 +13,6 @@ from farebox.records import job_id
 MODEL = "openai:gpt-5-mini"
 
 
-@pytest.fixture
-async def client(redis):
-    await Ledger(redis).create()
-    async with farebox.Client(redis=redis) as client:
-        yield client
-
-
-@pytest.fixture
-def bus(redis):
-    return StandIn(redis)
-
-
 async def test_a_job_says_what_was_asked_and_its_result_what_came(client, bus):
     handle = await client.submit(MODEL, prompt="Is 91 prime?", max_tokens=5, job_id="a", tags=["t"], temperature=0)
     job = await bus.job("a")

@@ -4,25 +4,12 @@ import asyncio
 import itertools
 
 import pytest
-from tests.producer.stand_in import KEYS, StandIn
+from tests.producer.stand_in import KEYS
 
 import farebox
 from farebox import feed as feeds
-from farebox.ledger import Ledger
 
 MODEL = "openai:gpt-5-mini"
-
-
-@pytest.fixture
-async def client(redis):
-    await Ledger(redis).create()
-    async with farebox.Client(redis=redis) as client:
-        yield client
-
-
-@pytest.fixture
-def bus(redis):
-    return StandIn(redis)
 
 
 def items(count):

@@ -12,6 +12,7 @@ import click
 from farebox.errors import FareboxError, InputError
 from farebox.money import dollars_from_nusd, nusd_from_usd, usd_from_nusd
 from farebox.records import job_id
+from farebox_worker.cli.lines import line_options
 from farebox_worker.cli.options import (
     USD,
     common,
@@ -30,7 +31,7 @@ from farebox_worker.files.summary import bad_line_report, how_to_mend
 from farebox_worker.files.written import ForeignFileError, Written, scan
 from farebox_worker.run import place as places
 from farebox_worker.run.forecast import Cost, Prospect, Seen, foresee, foresee_all, seen_before
-from farebox_worker.run.plan import TIER_HELP, TIERS, Ask, Plan, Planner
+from farebox_worker.run.plan import Ask, Plan, Planner
 from farebox_worker.run.screen import Screen, about
 from farebox_worker.session import open_session
 from farebox_worker.settings import KEY_VARIABLES, Settings, with_vendors
@@ -41,12 +42,8 @@ from farebox_worker.shop import Shop
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.option("-o", "--output", metavar="OUT", type=click.Path(path_type=Path), help="Default: IN.out.jsonl")
 @click.option("-m", "--model", metavar="REF", help="provider:model for every line, e.g. openai:gpt-5-mini")
-@click.option("--provider", metavar="P", help="Whose model a bare name is.")
 @click.option("--budget", type=USD, metavar="USD", help="Say where this budget would end, and what never fits.")
-@click.option("--max-tokens", type=click.IntRange(min=1), metavar="N", help="Output cap of lines that have none.")
-@click.option("--tier", type=click.Choice(TIERS), default="standard", show_default=True, help=TIER_HELP)
-@click.option("--drop-params", metavar="A,B", default="", help="Drop these where a provider cannot say them.")
-@click.option("--skip-invalid", is_flag=True, help="Leave bad lines out instead of refusing the file.")
+@line_options
 @json_option
 @common
 def estimate(  # noqa: PLR0913, PLR0917 - the flags of a command

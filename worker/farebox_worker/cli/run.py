@@ -15,6 +15,7 @@ from farebox.batch import Batch
 from farebox.errors import InputError
 from farebox.ledger import GLOBAL
 from farebox.money import dollars_from_nusd, nusd_from_usd
+from farebox_worker.cli.lines import line_options
 from farebox_worker.cli.options import (
     USD,
     child_environment,
@@ -40,7 +41,7 @@ from farebox_worker.run.feed import Feed
 from farebox_worker.run.follow import Follow
 from farebox_worker.run.forecast import Prospect, look_ahead, scopes_of, seen_before
 from farebox_worker.run.job import Ending, MainJob
-from farebox_worker.run.plan import TIER_HELP, TIERS, Ask, Plan, Planner
+from farebox_worker.run.plan import Ask, Plan, Planner
 from farebox_worker.run.screen import Screen, about, ends_after
 from farebox_worker.session import Session, flags_from_here, open_session
 from farebox_worker.settings import Settings
@@ -51,7 +52,6 @@ from farebox_worker.shop import Shop
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.option("-o", "--output", metavar="OUT", type=click.Path(path_type=Path), help="Default: IN.out.jsonl")
 @click.option("-m", "--model", metavar="REF", help="provider:model for every line, e.g. openai:gpt-5-mini")
-@click.option("--provider", metavar="P", help="Whose model a bare name is.")
 @click.option("--budget", type=USD, metavar="USD", help="Hard limit of this run in dollars.")
 @click.option("--no-budget", is_flag=True, help="Run paid models without a limit.")
 @click.option(
@@ -60,14 +60,11 @@ from farebox_worker.shop import Shop
     metavar="N",
     help="Only the next N lines without an answer; says what the rest will cost.",
 )
-@click.option("--max-tokens", type=click.IntRange(min=1), metavar="N", help="Output cap of lines that have none.")
-@click.option("--tier", type=click.Choice(TIERS), default="standard", show_default=True, help=TIER_HELP)
+@line_options
 @click.option("--tag", "tags", multiple=True, help="Count the cost under this tag too; repeatable.")
-@click.option("--drop-params", metavar="A,B", default="", help="Drop these where a provider cannot say them.")
 @click.option("--concurrency", type=click.IntRange(1, 10_000), metavar="N", help="Calls at once per lane and process.")
 @click.option("--processes", type=click.IntRange(1, 64), default=1, show_default=True, metavar="N")
 @click.option("--with-worker", is_flag=True, help="With a shared Redis: work here too, not only the fleet.")
-@click.option("--skip-invalid", is_flag=True, help="Leave bad lines out instead of refusing the file.")
 @click.option("--max-failures", metavar="N|P%", help="Stop when so many jobs failed.")
 @click.option("--dry-run", is_flag=True, help="Judge the file and say what it can cost; send nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT even when Farebox did not write it.")

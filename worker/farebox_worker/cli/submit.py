@@ -14,10 +14,11 @@ from farebox.batch import Batch
 from farebox.errors import InputError, JobConflictError, ModelNotFoundError, ServerError
 from farebox.money import nusd_from_usd
 from farebox.records import Tier
+from farebox_worker.cli.lines import line_options
 from farebox_worker.cli.options import USD, common, json_option, log_to_stderr, print_json, run_async, say
 from farebox_worker.files.lines import Line, read_jobs
 from farebox_worker.files.summary import bad_line_report, how_to_mend, summarize
-from farebox_worker.run.plan import CHEAPEST, TIER_HELP, TIERS
+from farebox_worker.run.plan import CHEAPEST
 from farebox_worker.run.screen import Screen
 from farebox_worker.session import flags_from_here, open_session
 from farebox_worker.settings import Settings
@@ -36,13 +37,9 @@ class _Named:
 @click.option("--batch", metavar="NAME", help="The batch's id; submitting again adds what is new. Default: a new one.")
 @click.option("--budget", type=USD, metavar="USD", help="Hard limit of the batch in dollars.")
 @click.option("-m", "--model", metavar="REF", help="provider:model for every line.")
-@click.option("--provider", metavar="P", help="Whose model a bare name is.")
 @click.option("--priority", type=click.IntRange(0, 9), default=0, show_default=True, help="9 goes first.")
 @click.option("--tag", "tags", multiple=True, help="Count the cost under this tag too; repeatable.")
-@click.option("--max-tokens", type=click.IntRange(min=1), metavar="N", help="Output cap of lines that have none.")
-@click.option("--tier", type=click.Choice(TIERS), default="standard", show_default=True, help=TIER_HELP)
-@click.option("--drop-params", metavar="A,B", default="", help="Drop these where a provider cannot say them.")
-@click.option("--skip-invalid", is_flag=True, help="Leave bad lines out instead of refusing the file.")
+@line_options
 @json_option
 @common
 def submit(  # noqa: PLR0913, PLR0917 - the flags of a command
