@@ -27,7 +27,7 @@ SCRIPTS = {
     if isinstance(script, scripts.Script)
 }
 # Arguments per job, attempt or lane:
-PARTS = {"settle": 14, "admit": 6, "reassert": 6, "renew": 3, "claim": 3, "submit": 4, "drop": 3, "retry": 4}
+PARTS = {"settle": 16, "admit": 6, "reassert": 6, "renew": 3, "claim": 3, "submit": 4, "drop": 3, "retry": 4}
 
 
 def halves(name):
@@ -142,7 +142,7 @@ ENOUGH = {
     "admit": [1, "global", "n:1", "n:flow:0:b:l", "abcdefghijkl0000", 1, 3, "1"],
     "renew": [1000, "n:1", "n:flow:0:b:l", "abcdefghijkl0000"],
     "settle": [10, 0, "n:1", "n:flow:0:b:l", "abcdefghijkl0000", "finish", "actual", 3, 1, 1, "", 0,
-               "succeeded", "r", "", "p"],
+               "succeeded", "r", "", "p", "", ""],
     "lapse": ["1", ""], "confirm": ["release", "abcdefghijkl0000"], "pause": ["l", 10, "why", "operator"],
     "withdraw": ["n:flow:0:b:l", "b", "n:1"],
     "drop": ["b", 10, "n:1", "n:flow:0:b:l", "r"], "retry": ["b", "n:1", "n:flow:0:b:l", "sha1", "p"],

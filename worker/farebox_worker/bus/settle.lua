@@ -2,9 +2,9 @@
 --
 -- ARGV[4]  how long results are kept, in ms
 -- ARGV[5]  number of scopes, then their names
--- then per attempt (14): id, flow, token, action, money, amount in nano-dollars, input tokens, output tokens,
+-- then per attempt (16): id, flow, token, action, money, amount in nano-dollars, input tokens, output tokens,
 --   why (of unconfirmed money) or "", delay in ms or score to go back to, outcome or attempts so far, result, scope positions,
---   note for the journal
+--   note for the journal, what the job's history keeps of it or "", what its lane felt or ""
 --
 -- action: "finish" (outcome succeeded|failed|cancelled), "retry" (after the delay; attempts are stored),
 --   "return" (back to its place, as if it had never been claimed), "sweep" (finish a job that nobody runs)
@@ -38,7 +38,7 @@ end
 
 local function read_marks()  -- the tokens of the group that were settled before
   local asked, known = {}, {}
-  for at = first, #ARGV, 14 do add(asked, string.sub(ARGV[at + 2], 1, 12), string.sub(ARGV[at + 2], 13)) end
+  for at = first, #ARGV, 16 do add(asked, string.sub(ARGV[at + 2], 1, 12), string.sub(ARGV[at + 2], 13)) end
   for claim, fields in pairs(asked) do
     for i, mark in ipairs(redis.call('HMGET', P .. 'settled:' .. claim, unpack(fields))) do
       known[claim .. fields[i]] = mark
@@ -79,7 +79,7 @@ end
 
 local function read_running()  -- per job of the group: the token of the attempt that runs
   local ids, keys, tokens = {}, {}, {}
-  for at = first, #ARGV, 14 do
+  for at = first, #ARGV, 16 do
     ids[#ids + 1], keys[#keys + 1] = ARGV[at], 'arq:in-progress:' .. ARGV[at]
   end
   for i, value in ipairs(#keys > 0 and redis.call('MGET', unpack(keys)) or {}) do
@@ -90,7 +90,7 @@ end
 
 local function read_holds()
   local tokens, records = {}, {}
-  for at = first, #ARGV, 14 do tokens[#tokens + 1] = ARGV[at + 2] end
+  for at = first, #ARGV, 16 do tokens[#tokens + 1] = ARGV[at + 2] end
   for i, record in ipairs(#tokens > 0 and redis.call('HMGET', P .. 'holds', unpack(tokens)) or {}) do
     records[tokens[i]] = record
   end
@@ -188,7 +188,7 @@ local function put_back(id, flow, lane, action, due, attempts)
 end
 
 local repeats = {}
-for at = first, #ARGV, 14 do
+for at = first, #ARGV, 16 do
   if ARGV[at + 3] ~= 'sweep' then
     repeats[at] = is_repeat(ARGV[at + 2])
     if not repeats[at] then move_money(ARGV[at], ARGV[at + 1], ARGV[at + 2], at) end
@@ -199,7 +199,7 @@ each(gone_holds, function(...) redis.call('HDEL', P .. 'holds', ...) end)
 each(gone_doubts, function(...) redis.call('HDEL', P .. 'unconfirmed', ...) end)
 flush()
 
-for at = first, #ARGV, 14 do
+for at = first, #ARGV, 16 do
   local id, flow, token, action = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   local due, outcome, result = ARGV[at + 9], ARGV[at + 10], ARGV[at + 11]
   local _, _, lane = parts(flow)

@@ -24,6 +24,8 @@ class Settlement:
     outcome: the words settle.lua counts: outcome, finish, default_cap.
     scopes: where to book when the ledger no longer knows the attempt.
     note: what the journal says of a booking beside its amounts, by `booking_note`; cut to 200 characters.
+    history: what the job's history keeps of this attempt.
+    felt: what the lane's pace learns from it.
     """
 
     job_id: str
@@ -41,6 +43,8 @@ class Settlement:
     result: bytes = b""
     scopes: tuple[str, ...] = ()
     note: str = ""
+    history: bytes = b""
+    felt: str = ""
 
 
 def booking_note(*parts: str | int) -> str:
@@ -76,6 +80,8 @@ async def settle(tongue: Tongue, group: Sequence[Settlement], *, results_ttl_ms:
             s.result,
             places,
             "\t".join(_clean(part) for part in s.note.split("\t"))[:NOTE_LETTERS],
+            s.history,
+            s.felt,
         )
     answer = await tongue.say(SETTLE, results_ttl_ms, len(positions), *positions, *attempts)
     return [word.decode() for word in answer[1:]]
