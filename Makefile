@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos lint types format bench constraints clean
+.PHONY: help demo test chaos lint types format docs bench constraints clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -29,6 +29,9 @@ format: $(VENV)/.check ## Rewrite the code into the project's layout
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(VENV)/.docs ## Build the site of the documentation into site/; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
 chaos: $(VENV)/.test ## Kill workers and the server at random for two minutes; the provider's bill judges
 	$(BIN)/python -m tests.chaos --seconds 120
 
@@ -39,12 +42,12 @@ constraints: ## Pin the newest versions that fit together in constraints.txt
 	@echo "Resolving everything anew in a throw-away environment (a minute or two)"
 	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && $(PYTHON) -m venv "$$fresh" \
 	&& pip="$$fresh/bin/python -m pip --quiet --quiet --disable-pip-version-check" \
-	&& $$pip install --upgrade pip && $$pip install ".[worker]" --group test --group check \
-	&& { echo '# Made by `make constraints`: what the extra "worker" and the groups "test" and "check" resolve to.'; \
+	&& $$pip install --upgrade pip && $$pip install ".[worker]" --group test --group check --group docs \
+	&& { echo '# Made by `make constraints`: what the extra "worker" and the groups resolve to.'; \
 	     $$pip freeze --exclude farebox; } > "$$fresh/constraints.txt" && cat "$$fresh/constraints.txt" > constraints.txt
 
 clean: ## Remove .venv, caches, the demo's output and its embedded server's data
-	rm -rf $(VENV) .farebox .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	rm -rf $(VENV) site .farebox .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
 	rm -rf examples/*.out.jsonl examples/*.out.jsonl.*
 	find producer worker tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -70,6 +73,11 @@ $(VENV)/.worker: $(VENV)/.pip pyproject.toml constraints.txt
 $(VENV)/.test: $(VENV)/.worker
 	@echo "Installing what the tests need into $(VENV)"
 	@$(PIP) install -c constraints.txt --group test
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.worker
+	@echo "Installing what builds the site of the documentation into $(VENV)"
+	@$(PIP) install -c constraints.txt --group docs
 	@touch $@
 
 $(VENV)/.check: $(VENV)/.test

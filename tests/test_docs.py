@@ -1,13 +1,24 @@
 """What the pages say, is there: links lead somewhere, commands and options exist, TLS checks what the page says."""
 
+import asyncio
+import json
+import os
 import re
 import shlex
+import subprocess
+import sys
+import threading
+from itertools import groupby
 from pathlib import Path
 
 import click
+import fakeredis
 import pytest
+from tests.producer.stand_in import StandIn
 
 from farebox.connection import connect
+from farebox.ledger import Ledger
+from farebox.records import decode_job, job_id
 from farebox_worker.cli import command
 from farebox_worker.settings import load
 
@@ -94,7 +105,100 @@ def test_every_toml_of_the_pages_is_a_configuration(page, tmp_path):
 
 def test_the_index_names_every_page():
     linked = set(LINK.findall((ROOT / "docs/README.md").read_text("utf-8")))
-    assert {path.name for path in (ROOT / "docs").iterdir() if path.name != "README.md"} <= linked
+    assert {path.name for path in (ROOT / "docs").iterdir() if path.suffix in {".md", ".acl"}} - {"README.md"} <= linked
+
+
+def test_every_message_that_is_explained_can_be_met():
+    sources = [path.read_text("utf-8") for folder in ("producer", "worker") for path in (ROOT / folder).rglob("*.py")]
+    said = re.sub(r'"\s*\n\s*f?"', "", "\n".join(sources))  # messages stand on several lines
+    messages = re.findall(r"^### `(.+)`$", (ROOT / "docs/troubleshooting.md").read_text("utf-8"), re.MULTILINE)
+    assert len(messages) >= 30
+    unknown = [message for message in messages for part in message.split("…") if part.strip() not in said]
+    assert unknown == []
+
+
+def answer_everything(server, is_over):
+    """Answer whatever is submitted, as the workers would."""
+
+    async def answer():
+        redis = fakeredis.FakeAsyncRedis(server=server)
+        while not is_over.is_set():
+            for batch in await redis.zrange("farebox:batches", 0, -1):
+                for key in await redis.keys("arq:job:*"):
+                    job = decode_job(await redis.get(key)).a[0]
+                    if key.endswith(job_id("farebox", batch.decode(), job.custom_id).encode()):
+                        await StandIn(redis).answer(job.custom_id, batch=batch.decode(), text=f"yes {job.custom_id}")
+            await asyncio.sleep(0.01)
+
+    asyncio.run(answer())
+
+
+def pythons():
+    """Every Python of the pages that is a whole program."""
+    for page in PAGES:
+        for number, source in enumerate(blocks(page, "python"), 1):
+            yield pytest.param(page, source, id=f"{name_of(page)}-{number}")
+
+
+@pytest.mark.parametrize(("page", "source"), list(pythons()))
+def test_the_python_of_the_pages_asks_and_is_answered(page, source, monkeypatch, capsys):
+    server, is_over = fakeredis.FakeServer(), threading.Event()
+    asyncio.run(Ledger(fakeredis.FakeAsyncRedis(server=server)).create())
+    monkeypatch.setattr("farebox.client.connect", lambda url: fakeredis.FakeAsyncRedis(server=server))
+    workers = threading.Thread(target=answer_everything, args=(server, is_over))
+    workers.start()
+    try:
+        exec(compile(source.replace("range(1000)", "range(3)"), page.name, "exec"), {"__name__": "__main__"})
+    finally:
+        is_over.set()
+        workers.join()
+    lines = capsys.readouterr().out.splitlines()
+    if page.name == "README.md":
+        assert lines == ["yes q-1 1e-06", *(f"row-{n} yes row-{n}" for n in range(3))]
+    assert any("yes" in line for line in lines)
+
+
+def sessions(page):
+    """What a page shows to be typed, and what it shows to be answered."""
+    for text in blocks(page, "console"):
+        lines = [(line.startswith("$ "), line) for line in text.splitlines()]
+        groups = [(typed, [line for _, line in group]) for typed, group in groupby(lines, key=lambda one: one[0])]
+        for at, (typed, shown) in enumerate(groups):
+            if typed:
+                for line in shown[:-1]:
+                    yield line[2:], []
+                yield shown[-1][2:], groups[at + 1][1] if at + 1 < len(groups) else []
+
+
+def pattern(shown):
+    """What is shown, as a pattern: any number or batch for one, anything for a line that is only an ellipsis."""
+    said = []
+    for line in shown:
+        words = [re.escape(words) for words in re.split(r"run-\w+|\d[\d.,]*(?:e-\d+)?", line)]
+        said.append(r"(?:.*\n)*?" if line == "…" else r"[\w.,-]+".join(words) + r"\n")
+    return "".join(said)
+
+
+def test_the_quick_start_does_what_it_shows(tmp_path):
+    page = ROOT / "docs/quickstart.md"
+    for name, text in re.findall(
+        r'^```json title="(.+?)"\n(.*?)^```', page.read_text("utf-8"), re.DOTALL | re.MULTILINE
+    ):
+        (tmp_path / name).write_text(text, "utf-8")
+        assert all(json.loads(line) for line in text.splitlines())
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for typed, shown in sessions(page):
+        done = subprocess.run(
+            ["bash", "-c", f"{typed} 2>&1"],
+            check=False,
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        said = done.stdout + (f"[exit {done.returncode}]\n" if done.returncode else "")
+        assert re.fullmatch(pattern(shown), said), f"$ {typed}\n{said}"
 
 
 def test_tls_checks_the_certificate_and_the_host_name():

@@ -36,8 +36,8 @@ class Pause:
         until = "until resumed"
         if self.ends_by_itself:
             until = f"until {datetime.fromtimestamp(self.until_ms / 1000, UTC):%Y-%m-%d %H:%M:%SZ}"
-        whose = "by the operator" if self.by == "operator" else "because of its provider"
-        return f"paused {whose} {until}" + (f" ({self.why})" if self.why else "")
+        whose = "paused by the operator" if self.by == "operator" else "paused because of its provider"
+        return f"{whose} {until}" + (f" ({self.why})" if self.why else "")
 
 
 async def pause(
