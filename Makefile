@@ -22,8 +22,9 @@ lint: $(VENV)/.check ## Check style, layout and which package may import which
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
-types: $(VENV)/.check ## Check the types of both packages, strictly
+types: $(VENV)/.check ## Check the types of both packages, strictly; those of the client by a second checker too
 	$(BIN)/mypy
+	$(BIN)/basedpyright
 
 format: $(VENV)/.check ## Rewrite the code into the project's layout
 	$(BIN)/ruff check --fix .

@@ -21,7 +21,7 @@ JOBS = 20_000
 FEW = 40
 CHUNK = 64
 LOOK_S = 0.03
-COUNTS = ("round_trips", "commands", "claim", "admit", "settle", "scripts", "longest")
+COUNTS = ("round_trips", "commands", "claim", "admit", "settle", "scripts", "longest", "bytes_in", "bytes_out")
 BODY = b'{"messages":[{"role":"user","content":"' + b"x" * 960 + b'"}],"max_tokens":100}'
 VERBS = {script.sha: script.name for script in (SUBMIT, scripts.CLAIM, scripts.ADMIT, scripts.SETTLE)}
 WATCH = ("--slowlog-log-slower-than", "40", "--slowlog-max-len", "1000000")
@@ -41,6 +41,8 @@ def measured(repeats: int) -> Report:
     report.add("CPU ms per job: server", found["server"])
     report.add("verbs per job, each one round trip", found["round_trips"])
     report.add("Redis commands per job, those inside the scripts counted", found["commands"])
+    report.add("KB per job to the server", found["bytes_in"])
+    report.add("KB per job from the server", found["bytes_out"])
     report.add(f"script ms per {CHUNK} jobs: claim", found["claim"])
     report.add(f"script ms per {CHUNK} jobs: admit", found["admit"])
     report.add(f"script ms per {CHUNK} jobs: settle", found["settle"])
@@ -95,6 +97,7 @@ async def _counts(url: str, jobs: int) -> dict[str, float]:
     """Read the server's own counts, and its log of what took longer than what a script calls."""
     redis = connect(url)
     stats = await redis.info("commandstats")
+    traffic = await redis.info("stats")
     entries = await redis.slowlog_get(1_000_000)
     await redis.aclose()
     spent_us: Counter[str] = Counter()
@@ -111,4 +114,6 @@ async def _counts(url: str, jobs: int) -> dict[str, float]:
         **{verb: spent_us[verb] / 1000 / chunks for verb in ("claim", "admit", "settle")},
         "scripts": stats["cmdstat_evalsha"]["usec"] / 1000 / chunks,
         "longest": longest_us / 1000,
+        "bytes_in": traffic["total_net_input_bytes"] / jobs / 1024,
+        "bytes_out": traffic["total_net_output_bytes"] / jobs / 1024,
     }

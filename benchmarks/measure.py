@@ -136,10 +136,10 @@ def folder() -> Iterator[Path]:
 
 
 @contextmanager
-def server(*extra: str) -> Iterator[ServerProcess]:
-    """A Redis server with the settings of the embedded one."""
+def server(*extra: str, port: int | None = None) -> Iterator[ServerProcess]:
+    """A Redis server with the settings of the embedded one, on a unix socket unless a port is named."""
     with folder() as path:
-        running = start_server(path, extra=extra)
+        running = start_server(path, port=port, extra=extra)
         try:
             yield running
         finally:
@@ -147,12 +147,12 @@ def server(*extra: str) -> Iterator[ServerProcess]:
 
 
 @contextmanager
-def simulator() -> Iterator[str]:
-    """A simulator that answers at once, in a process of its own; its URL."""
+def simulator(*options: str, latency_ms: int = 0) -> Iterator[str]:
+    """A simulator in a process of its own; its URL."""
     with folder() as path:
         ready = path / "url"
-        command = [sys.executable, "-m", "farebox_worker.simulate", "--port", "0", "--latency-ms", "0"]
-        command += ["--ready-file", str(ready)]
+        command = [sys.executable, "-m", "farebox_worker.simulate", "--port", "0"]
+        command += ["--latency-ms", str(latency_ms), "--ready-file", str(ready), *options]
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         try:
             while not ready.exists():
@@ -164,9 +164,10 @@ def simulator() -> Iterator[str]:
 
 
 def configuration(path: Path, url: str) -> Path:
-    """Write a farebox.toml whose provider `sim` is the simulator."""
-    text = f'[providers.sim]\nbase_url = "{url}/v1"\n[models."{MODEL}"]\n'
-    text += "input_usd_per_mtok = 0.15\noutput_usd_per_mtok = 0.6\ncontext_window = 128000\nmax_output_tokens = 16384\n"
+    """Write a farebox.toml whose providers `sim` and `claude` are the simulator, each by its wire."""
+    facts = "input_usd_per_mtok = 0.15\noutput_usd_per_mtok = 0.6\ncontext_window = 128000\nmax_output_tokens = 16384\n"
+    text = f'[providers.sim]\nbase_url = "{url}/v1"\n[models."{MODEL}"]\n{facts}'
+    text += f'[providers.claude]\nkind = "anthropic"\nbase_url = "{url}"\n[models."claude:sim-1"]\n{facts}'
     (path / "farebox.toml").write_text(text, encoding="utf-8")
     return path
 

@@ -1,4 +1,4 @@
-"""What one writes by hand: AsyncOpenAI with its defaults, a semaphore and gather. `plain_loop.py URL IN SLOTS`."""
+"""What one writes by hand: the SDK with its defaults, a semaphore and gather. `plain_loop.py SDK URL IN SLOTS`."""
 
 from __future__ import annotations
 
@@ -7,20 +7,45 @@ import json
 import sys
 from pathlib import Path
 
-from openai import AsyncOpenAI
+
+def openai(url: str):
+    """Ask by chat completions."""
+    from openai import AsyncOpenAI  # noqa: PLC0415 - the other SDK is not paid for
+
+    client = AsyncOpenAI(api_key="none", base_url=f"{url}/v1")
+
+    async def ask(body: dict) -> str | None:
+        answer = await client.chat.completions.create(model="sim-1", **body)
+        return answer.choices[0].message.content
+
+    return ask
 
 
-async def main(url: str, lines: list[str], slots: int) -> None:
+def anthropic(url: str):
+    """Ask by messages."""
+    from anthropic import AsyncAnthropic  # noqa: PLC0415
+
+    client = AsyncAnthropic(api_key="none", base_url=url)
+
+    async def ask(body: dict) -> str:
+        said = {name: body[name] for name in ("messages", "max_tokens")}  # this SDK has no temperature
+        answer = await client.messages.create(model="sim-1", **said)
+        return answer.content[0].text
+
+    return ask
+
+
+async def main(sdk: str, url: str, lines: list[str], slots: int) -> None:
     """Ask everything and print how many were answered."""
-    client, free = AsyncOpenAI(api_key="none", base_url=url), asyncio.Semaphore(slots)
+    ask, free = {"openai": openai, "anthropic": anthropic}[sdk](url), asyncio.Semaphore(slots)
 
-    async def ask(line: str) -> str | None:
+    async def one(line: str) -> str | None:
         async with free:
-            answer = await client.chat.completions.create(model="sim-1", **json.loads(line)["body"])
-            return answer.choices[0].message.content
+            return await ask(json.loads(line)["body"])
 
-    answers = await asyncio.gather(*[ask(line) for line in lines])
+    answers = await asyncio.gather(*[one(line) for line in lines])
     print(sum(bool(answer) for answer in answers))
 
 
-asyncio.run(main(sys.argv[1], Path(sys.argv[2]).read_text(encoding="utf-8").splitlines(), int(sys.argv[3])))
+lines = Path(sys.argv[3]).read_text(encoding="utf-8").splitlines()
+asyncio.run(main(sys.argv[1], sys.argv[2], lines, int(sys.argv[4])))

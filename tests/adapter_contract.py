@@ -1,5 +1,6 @@
 """What every adapter promises. A test class for an adapter subclasses `AdapterContract`, or `HttpAdapterContract` when
-it speaks over HTTP, and gives the fixtures they name; it overrides no test of theirs.
+it speaks over HTTP, and gives the fixtures they name; it overrides no test of theirs. For each further API that an
+adapter speaks a class of its own subclasses `FateContract`, and names the API and a body.
 """
 
 import asyncio
@@ -140,27 +141,19 @@ class AdapterContract:
         await adapter.aclose()
 
 
-class HttpAdapterContract(AdapterContract):
-    """Needs `adapter` (on `script.url`, key KEY), `unreachable` (one on a closed port), `answer` (the JSON of one)."""
+class FateContract:
+    """What becomes of calls over HTTP. Needs `adapter` (on `script.url`, key KEY), `unreachable` (on a closed port)."""
 
+    api = "chat"
+    body = chat()
     own_error = {"error": {"type": "some_error", "message": "so it is"}}  # noqa: RUF012 - read only
 
     @pytest.fixture
     def ask(self, adapter):
         async def ask(timeout_s=5.0, **fields):
-            return await adapter.post(adapter.prepare(job(chat(**fields)), FACTS), timeout_s=timeout_s)
+            return await adapter.post(adapter.prepare(job(self.body | fields, self.api), FACTS), timeout_s=timeout_s)
 
         return ask
-
-    async def test_an_answer_comes_back_with_its_usage(self, ask, script, answer):
-        script.says(200, answer, x_ratelimit_remaining_tokens="7", date="today")
-        reply = await ask()
-        assert (reply.status_code, reply.finish, reply.original) == (200, "answered", json.dumps(answer).encode())
-        body = json.loads(reply.body)
-        assert body["object"] == "chat.completion"
-        assert body["choices"][0]["message"]["content"] == "Hi there"
-        assert (reply.usage.input_tokens, reply.usage.output_tokens) == (10, 5)
-        assert reply.headers == {"x-ratelimit-remaining-tokens": "7"}
 
     @pytest.mark.parametrize(
         ("status", "expected"),
@@ -249,7 +242,7 @@ class HttpAdapterContract(AdapterContract):
 
     async def test_a_refused_connection_was_never_sent(self, unreachable):
         with pytest.raises(ProviderConnectionError) as caught:
-            await unreachable.post(unreachable.prepare(job(chat()), FACTS), timeout_s=5)
+            await unreachable.post(unreachable.prepare(job(self.body, self.api), FACTS), timeout_s=5)
         assert not caught.value.sent
 
     @pytest.mark.parametrize("act", ["close", "hang up"])
@@ -281,6 +274,20 @@ class HttpAdapterContract(AdapterContract):
         assert "0123" not in shown
         assert KEY not in caplog.text
         assert any(KEY in value for value in script.requests[0][2].values())
+
+
+class HttpAdapterContract(AdapterContract, FateContract):
+    """Needs `adapter` and `unreachable`, and `answer` (the JSON of one)."""
+
+    async def test_an_answer_comes_back_with_its_usage(self, ask, script, answer):
+        script.says(200, answer, x_ratelimit_remaining_tokens="7", date="today")
+        reply = await ask()
+        assert (reply.status_code, reply.finish, reply.original) == (200, "answered", json.dumps(answer).encode())
+        body = json.loads(reply.body)
+        assert body["object"] == "chat.completion"
+        assert body["choices"][0]["message"]["content"] == "Hi there"
+        assert (reply.usage.input_tokens, reply.usage.output_tokens) == (10, 5)
+        assert reply.headers == {"x-ratelimit-remaining-tokens": "7"}
 
     async def test_health_is_a_yes_or_a_no_and_never_an_error(self, adapter, unreachable, script):
         script.says(200, {"data": []})

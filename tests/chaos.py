@@ -105,13 +105,16 @@ class Arena:
             self.server.kill()
 
     def _begin(self):
+        self._start_server()
+        self._simulate()
+        self._configure()
+        self.ask(self._submit)
+
+    def _start_server(self):
         self.data = self.folder / "data"
         self.data.mkdir(mode=0o700)
         self.server = start_server(self.data, appendfsync="always")
         self.url = self.server.url
-        self._simulate()
-        self._configure()
-        self.ask(self._submit)
 
     def _simulate(self):
         ready = self.folder / "ready"
@@ -163,9 +166,10 @@ class Arena:
 
         return asyncio.run(run())
 
-    def work(self):
-        """Start one worker process more."""
+    def work(self, **variables):
+        """Start one worker process more, with these environment variables."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("FAREBOX_")}
+        environment |= variables
         command = [sys.executable, "-m", "farebox_worker", "worker", "--quiet", "--config", str(self.config)]
         with (self.folder / "workers.log").open("ab") as log:
             self.workers.append(subprocess.Popen(command, env=environment, cwd=self.folder, stdout=log, stderr=log))
@@ -177,6 +181,13 @@ class Arena:
         victim.wait()
         self.seen.worker_kills += 1
         self.work()
+
+    def kill_worker_at(self, place):
+        """Kill this one with SIGKILL."""
+        victim = self.workers.pop(place)
+        victim.kill()
+        victim.wait()
+        self.seen.worker_kills += 1
 
     def revive(self):
         """Start those again that found no server when they began, as any supervisor would."""

@@ -7,7 +7,7 @@ after every step everything that is in Redis is compared with it, by the table i
 import asyncio
 import time
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 
@@ -27,6 +27,8 @@ from farebox_worker.bus.admit import Fare, admit
 from farebox_worker.bus.claim import Ask, Claimed, claim
 from farebox_worker.bus.fold import fold
 from farebox_worker.bus.lapse import lapse
+from farebox_worker.bus.move import move
+from farebox_worker.bus.pace import Rates, tune
 from farebox_worker.bus.renew import renew
 from farebox_worker.bus.settle import Settlement, settle
 from farebox_worker.bus.sweep import sweep
@@ -39,7 +41,7 @@ SCOPES = ("global", "batch:b0", "batch:b1", "tag:t0", "tag:t1", "model:p:a", "pr
 HOLDS = (-1, 0, 10, 60, 250, "all", "all", "over")
 PLACE = st.integers(0, 23)
 ENDING = st.tuples(
-    st.sampled_from(("answer", "answer", "answer", "return", "fail", "retry", "doubt", "give up", "refuse")),
+    st.sampled_from(("answer", "answer", "answer", "return", "fail", "retry", "doubt", "give up", "refuse", "move")),
     st.sampled_from(("none", "half", "all", "all", "over")),
     st.sampled_from((0, 0, 15, 10**8)),
     st.sampled_from(("timeout", "")),
@@ -68,6 +70,7 @@ class Work:
     attempts: int = 0
     doubts: int = 0
     claims: int = 0
+    tried: list[str] = field(default_factory=list)
 
     @property
     def scopes(self):
@@ -80,10 +83,15 @@ class Work:
             *(f"tag:{t}" for t in self.tags),
         )
 
+    def go(self, lane):
+        """Wait in another lane from now on."""
+        self.flow = self.flow.removesuffix(self.lane) + lane
+        self.lane = lane
+
 
 @dataclass(eq=False)
 class Try:
-    """An attempt. `owed` is where its hold stands: "", "held" or "unconfirmed"."""
+    """An attempt, in the lane it was made in. `owed` is where its hold stands: "", "held" or "unconfirmed"."""
 
     claimed: Claimed
     work: Work
@@ -94,6 +102,10 @@ class Try:
     is_gone: bool = False  # it went back or lapsed before it was admitted: nobody settles it
     is_forgotten: bool = False  # released by an operator: the ledger knows its hold no more
     owed_since: str = ""  # the day on which it became unconfirmed
+    scopes: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        self.scopes = self.work.scopes  # those of its lane: the job may move on
 
 
 @dataclass
@@ -123,6 +135,10 @@ class Books:
             windowed = {name: n for name, n in amounts.items() if n and name not in ("held", "overrun", "unpriced")}
             for date in (day or self.today, (day or self.today)[:7]) if windowed else ():
                 self.windows[date][scope].update(windowed)
+
+
+def other_lane(lane):
+    return LANES[1 - LANES.index(lane)]
 
 
 def split(name):
@@ -168,6 +184,7 @@ class MoneyMachine(RuleBasedStateMachine):
         self.last_group: list[Settlement] = []
         self.last_claim = None
         self.custom = 0
+        self.paced: set[str] = set()
 
     def do(self, awaitable):
         async def act():
@@ -261,6 +278,29 @@ class MoneyMachine(RuleBasedStateMachine):
         for work in waiting:
             work.outcome = "withdrawn"
 
+    @rule(places=st.lists(PLACE, min_size=1, max_size=4), flow_of=PLACE)
+    def move(self, places, flow_of):
+        works = list(self.works.values())
+        first = works[flow_of % len(works)]
+        self._move([first, *(works[place % len(works)] for place in places)])
+
+    def _move(self, works):
+        """Move works to the other lane of the first one, as far as they wait beside it."""
+        chosen, first = {work.id: work for work in works}, works[0]
+        flow, lane = first.flow, other_lane(first.lane)
+        goal = flow.removesuffix(first.lane) + lane
+        parked = self.eyes.hkeys("farebox:parking")
+        before = self.now_ms()
+        stays = first.batch in self.cancelled or flow in parked or goal in parked
+        able = [w for w in chosen.values() if w.flow == flow and not w.outcome and not w.running and not stays]
+        done = self.do(move(self.tongue, flow, goal, "spread", list(chosen)))
+        gone = [w for w in able if self.eyes.zscore(goal, w.id) is not None]
+        assert done == len(gone)
+        assert {w.id for w in able if w.due_ms <= before} <= {w.id for w in gone}
+        assert all(w.due_ms <= self.now_ms() for w in gone), "moved before it was due"
+        for work in gone:
+            work.go(lane)
+
     # --- workers --------------------------------------------------------------------------------------------------
 
     @rule(
@@ -304,6 +344,8 @@ class MoneyMachine(RuleBasedStateMachine):
         for lane, free in slots.items():
             got = sum(w.lane == lane for w in taken)
             assert got <= free
+            if lane in self.paced:
+                continue
             left = [w for w in due_before if w.lane == lane and w not in taken]
             # An ended lease at the head of a flow may cost one claim; the next one finds what is behind it.
             if left and got < free:
@@ -337,15 +379,26 @@ class MoneyMachine(RuleBasedStateMachine):
         running = [t for t in self.tries if t.work.running is t and not t.is_settled]
         self._settle([(t, self._ending(draw, t)) for t, draw in zip(running, endings, strict=False)])
 
-    @rule(hold=st.sampled_from((20, 60)), late=ENDINGS, is_renewed=st.booleans(), days=st.sampled_from((0, 0, 1, 2)))
-    def overtake(self, hold, late, is_renewed, days):
+    @rule(
+        hold=st.sampled_from((20, 60)),
+        late=ENDINGS,
+        is_renewed=st.booleans(),
+        days=st.sampled_from((0, 0, 1, 2)),
+        moves=st.booleans(),
+    )
+    def overtake(self, hold, late, is_renewed, days, moves):
         """Workers seem dead, others take their jobs, perhaps a night goes by, and then the dead speak."""
         self.rush(hold, is_short=True, admits=True)
         slow = [t for t in self.tries if t.owed == "held" and t.is_short][: len(late)]
         self.judge()
         self.lapse("due")
         self.judge()
-        self.rush(hold, is_short=False, admits=is_renewed)
+        if moves:
+            for flow in {t.work.flow for t in slow}:
+                self._move([t.work for t in slow if t.work.flow == flow])
+            self.judge()
+        if days or not moves:
+            self.rush(hold, is_short=False, admits=is_renewed)
         self.judge()
         if days:
             self.pass_days(days)
@@ -362,15 +415,17 @@ class MoneyMachine(RuleBasedStateMachine):
         chosen = self._some([place for place, _ in picks], only=lambda t: not t.is_settled)
         self._admit(chosen, [hold for _, hold in picks[: len(chosen)]])
 
-    def _admit(self, chosen, holds):
+    def _admit(self, chosen, holds):  # noqa: C901 - every verdict in its turn
         starved = {scope: self.eyes.get(f"farebox:starved:{scope}") for scope in names_of(SCOPES)}
         holds = [self._size(hold, t) for t, hold in zip(chosen, holds, strict=True)]
-        fares = [Fare(t.claimed, hold, t.work.scopes) for t, hold in zip(chosen, holds, strict=True)]
+        tokens = 40 if self.paced else 0
+        fares = [Fare(t.claimed, hold, t.scopes, tokens) for t, hold in zip(chosen, holds, strict=True)]
         verdicts = self.do(admit(self.tongue, fares))
+        waiting: set[str] = set()
         shut: dict[str, tuple[str, int]] = {}
         for t, hold, verdict in zip(chosen, holds, verdicts, strict=True):
             work, seen = t.work, (verdict.scope, verdict.need_nusd)
-            limited = self.books.limited(work.scopes)
+            limited = self.books.limited(t.scopes)
             if work.running is not t:
                 assert verdict.word == "lost"
             elif t.owed:
@@ -394,10 +449,16 @@ class MoneyMachine(RuleBasedStateMachine):
                     shut[work.flow] = seen
                     self._go_back(t)
                     starved = {s: flow for s, flow in starved.items() if s == verdict.scope or flow != work.flow}
+                elif verdict.word == "wait" or work.lane in waiting:
+                    assert verdict.word == "wait"
+                    assert work.lane in self.paced, "a lane without a limit waits for tokens"
+                    assert verdict.wait_ms > 0
+                    waiting.add(work.lane)
+                    self._go_back(t)
                 else:
                     assert verdict.word == "ok"
                     t.hold, t.owed = need, "held"
-                    self.books.add(work.scopes, held=need)
+                    self.books.add(t.scopes, held=need)
                     for scope in limited:
                         if starved.get(scope) == work.flow:
                             starved[scope] = None
@@ -406,7 +467,7 @@ class MoneyMachine(RuleBasedStateMachine):
 
     def _size(self, hold, t):
         """A hold that takes all the room there is, or one more."""
-        rooms = [self.books.room(name) for name in self.books.limited(t.work.scopes)]
+        rooms = [self.books.room(name) for name in self.books.limited(t.scopes)]
         room = max(0, min(rooms, default=100))
         return {"all": min(room, 10**4), "over": min(room, 10**4) + 1}.get(hold, hold)
 
@@ -433,7 +494,7 @@ class MoneyMachine(RuleBasedStateMachine):
         claimed, work, hold = t.claimed, t.work, t.hold or 0
         if t.hold is None and chance:  # never admitted, so never sent; unless the ledger has forgotten it
             word = "return" if word in ("return", "answer") else "refuse"
-        base = partial(Settlement, claimed.job_id, claimed.flow, claimed.token, scopes=work.scopes)
+        base = partial(Settlement, claimed.job_id, claimed.flow, claimed.token, scopes=t.scopes)
         match word:
             case "return":
                 return base("return", "release", due=claimed.score)
@@ -449,14 +510,23 @@ class MoneyMachine(RuleBasedStateMachine):
                 return base("finish", "unconfirmed", why="timeout", outcome="failed", result=b"no")
             case "doubt":
                 return base("retry", "unconfirmed", why=why, attempts=claimed.attempts + 1)
+            case "move":
+                money = "unconfirmed" if chance > 6 else "release"
+                goal = f"movable {other_lane(work.lane)}"
+                return base("move", money, why=why, due=str(later_ms), outcome=goal, result=b"moved")
         return base("retry", "release", due=str(later_ms), attempts=claimed.attempts + 1)
 
     def _settle(self, endings):
+        endings = [(t, self._remembered(t, ending)) for t, ending in endings]
         self.last_group = [ending for _, ending in endings]
         words = self.do(settle(self.tongue, self.last_group, results_ttl_ms=TTL))
         for (t, ending), word in zip(endings, words, strict=True):
             expected = self._book(t, ending)
             assert word in expected, (ending, word, expected)
+
+    def _remembered(self, t, ending):
+        is_failure = t.hold is not None and not ending.outcome.startswith("succeeded")
+        return replace(ending, history=t.claimed.token.encode()) if is_failure else ending
 
     def _book(self, t, ending):
         """Settle an attempt in the judge's books; return the words the verb may say."""
@@ -467,7 +537,7 @@ class MoneyMachine(RuleBasedStateMachine):
         return self._book_job(t, ending)
 
     def _book_money(self, t, ending):
-        work, scopes = t.work, t.work.scopes
+        work, scopes = t.work, t.scopes
         day = t.owed_since if t.owed == "unconfirmed" else ""
         if t.owed and not (t.owed == "unconfirmed" and ending.money == "unconfirmed"):
             self.books.add(scopes, day, **{t.owed: -t.hold})
@@ -494,11 +564,13 @@ class MoneyMachine(RuleBasedStateMachine):
                 self._excuse(scopes)
 
     def _doubt(self, t):
-        self.books.add(t.work.scopes, unconfirmed=t.hold)
+        self.books.add(t.scopes, unconfirmed=t.hold)
         t.owed, t.owed_since = "unconfirmed", self.books.today
 
     def _book_job(self, t, ending):
         work = t.work
+        if ending.history and not work.outcome:
+            work.tried.append(t.claimed.token)
         mine = work.running is t
         if mine:
             work.running = None
@@ -514,7 +586,10 @@ class MoneyMachine(RuleBasedStateMachine):
             return {"done", "money"}
         if not mine:
             return {"money"}
-        if ending.action == "retry":
+        if ending.action == "move":
+            work.go(ending.outcome.partition(" ")[2])
+            work.attempts = 0
+        if ending.action in ("retry", "move"):
             work.attempts, work.due_ms = ending.attempts, int(self.eyes.zscore(work.flow, work.id))
             assert abs(work.due_ms - int(ending.due) - self.now_ms()) < 5_000, "not due when it was said"
         return {"done"}
@@ -561,10 +636,12 @@ class MoneyMachine(RuleBasedStateMachine):
         work = t.work
         work.running = None
         if t.owed:
-            self.books.add(work.scopes, held=-t.hold)
+            self.books.add(t.scopes, held=-t.hold)
             self._doubt(t)
             work.attempts += 1
             work.doubts += 1
+            if not work.outcome:
+                work.tried.append("lapsed")
         else:
             work.claims += 1
             t.is_gone = True
@@ -598,6 +675,12 @@ class MoneyMachine(RuleBasedStateMachine):
             self.books.limits[name] = limit
             self._excuse([scope])
 
+    @rule(lane=st.sampled_from(LANES), rpm=st.sampled_from((0, 0, 60, 600)), tpm=st.sampled_from((0, 60, 120)))
+    def tune(self, lane, rpm, tpm):
+        """State what a lane may send per minute; money is counted as before."""
+        self.do(tune(self.tongue, lanes={lane: Rates(rpm, tpm)}))
+        (self.paced.add if rpm or tpm else self.paced.discard)(lane)
+
     @rule(days=st.sampled_from((1, 1, 2, 31)))
     def pass_days(self, days):
         """Let midnights pass, and nothing else: what runs goes on."""
@@ -614,7 +697,7 @@ class MoneyMachine(RuleBasedStateMachine):
         answer = self.do(self.batches["b0"].ledger.confirm([*tokens, "nobody knows it", *tokens], is_charge=is_charge))
         assert answer == (len(chosen), sum(t.hold for t in chosen))
         for t in chosen:
-            self.books.add(t.work.scopes, t.owed_since, unconfirmed=-t.hold, spent=t.hold if is_charge else 0)
+            self.books.add(t.scopes, t.owed_since, unconfirmed=-t.hold, spent=t.hold if is_charge else 0)
             t.owed, t.is_forgotten = "", True
             if is_charge:
                 t.is_settled = True
@@ -688,6 +771,7 @@ class MoneyMachine(RuleBasedStateMachine):
             return
         self._judge_money()
         self._judge_jobs()
+        self._judge_histories()
         self._judge_flows()
         self.reopens, self.ticked = True, False
 
@@ -709,7 +793,7 @@ class MoneyMachine(RuleBasedStateMachine):
             owed = {t.claimed.token: t.hold for t in self.tries if t.owed == kind}
             assert {token: int(record.split("\t")[0]) for token, record in eyes.hgetall(key).items()} == owed
             assert self.books.counters["global"][kind] == sum(owed.values())
-            where = {t.claimed.token: list(dict.fromkeys(t.work.scopes)) for t in self.tries if t.owed == kind}
+            where = {t.claimed.token: list(dict.fromkeys(t.scopes)) for t in self.tries if t.owed == kind}
             first = 3 if kind == "held" else 5
             assert {token: record.split("\t")[first:] for token, record in eyes.hgetall(key).items()} == where
             assert all(all(record.split("\t")) for record in eyes.hvals(key)), (
@@ -779,6 +863,16 @@ class MoneyMachine(RuleBasedStateMachine):
             counted = [int(record.get(word, 0)) for word in ("succeeded", "failed", "cancelled_jobs")]
             assert counted == [outcomes["succeeded"], outcomes["failed"], outcomes["cancelled"]]
 
+    def _judge_histories(self):
+        """Each job remembers its last 20 attempts without an answer, for as long as its result is kept."""
+        expected = {w.id: w for w in self.works.values() if w.tried and w.outcome != "withdrawn"}
+        assert {key.removeprefix("farebox:history:") for key in self.eyes.keys("farebox:history:*")} == set(expected)
+        for work in expected.values():
+            key = f"farebox:history:{work.id}"
+            lines = [line.split("\t") for line in self.eyes.lrange(key, 0, -1)]
+            assert [line[1] or line[3] for line in lines] == work.tried[-20:]
+            assert (self.eyes.pttl(key) > 0) == bool(work.outcome), "a history is kept as long as its job's result"
+
     def _judge_flows(self):
         """Work that is due is found by a claim, or its flow is parked and rightly so."""
         eyes, now = self.eyes, self.now_ms()
@@ -841,6 +935,8 @@ class MoneyMachine(RuleBasedStateMachine):
                     self.eyes.zadd(f"farebox:wait:{lane}", {flow: 1})
         for key in self.eyes.keys("farebox:starved:*"):
             self.eyes.delete(key)
+        self.do(tune(self.tongue, lanes=dict.fromkeys(LANES, Rates())))
+        self.paced.clear()
         time.sleep(0.02)
         self.lapse("dead")
         self._work_off()
@@ -886,7 +982,7 @@ class MoneyMachine(RuleBasedStateMachine):
                             4,
                             outcome="succeeded answered",
                             result=b"yes",
-                            scopes=t.work.scopes,
+                            scopes=t.scopes,
                         ),
                     )
                     for t in chosen
@@ -903,7 +999,7 @@ class MoneyMachine(RuleBasedStateMachine):
                         "release",
                         outcome="cancelled",
                         result=b"no",
-                        scopes=t.work.scopes,
+                        scopes=t.scopes,
                     )
                     self._settle([(t, cancelled)])
         raise AssertionError("it never ends")

@@ -24,11 +24,12 @@ from tests.conftest import server_binary
 
 from farebox import keys as keys_module
 from farebox.amend import drop, retry_failed
-from farebox.batch import Batch, list_batches
+from farebox.batch import Batch, Submitted, list_batches
 from farebox.connection import check_server
 from farebox.errors import InputError, NoLedgerError
 from farebox.ledger import Ledger
 from farebox.records import Job, encode_job
+from farebox.reuse import ReusingBatch
 from farebox_worker.bus.admit import Fare, admit
 from farebox_worker.bus.claim import Ask, claim
 from farebox_worker.bus.lapse import lapse
@@ -111,6 +112,24 @@ async def test_a_producer_retries_what_failed_and_cancels_one_job_without_a_sing
     assert await drop(batch, batch.job_id("c0"), "c0", KEYS.flow(0, "b1", LANE))
     assert (await batch.progress()).cancelled_jobs == 1
     assert refusals(admin) == []
+
+
+async def test_a_producer_reuses_answers_without_a_single_refusal(enter, admin, ledger):
+    batch = ReusingBatch(enter("producer"), "b1")
+    await batch.open()
+    assert (await batch.submit(jobs(3))).reused == 0
+    await serve(enter("worker"))
+    await batch.acknowledge(await batch.read())
+    spent = await Ledger(enter("producer")).spent()
+    again = ReusingBatch(enter("producer"), "b2")
+    await again.open()
+    assert await again.submit(jobs(3)) == Submitted(3, 0, 3)
+    assert refusals(admin) == []
+    await again.seal(3)
+    assert (await again.progress()).complete
+    results = [result for entry in await again.read() for _, result in entry.results]
+    assert {result.reused_from for result in results} <= {batch.job_id(f"c{n}") for n in range(3)}
+    assert await Ledger(enter("producer")).spent() == spent > 0
 
 
 async def test_a_batch_that_ended_before_it_was_sealed_is_sealed(enter, admin, ledger):

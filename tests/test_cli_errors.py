@@ -68,7 +68,7 @@ BAD_LINES = {
     '{"messages": []}': "messages must be a list",
     '{"prompt": "x", "messages": [{"role": "user", "content": "y"}]}': "both prompt and messages",
     '{"custom_id": "a", "method": "GET", "url": "/v1/chat/completions", "body": {}}': "unknown method",
-    '{"custom_id": "b", "method": "POST", "url": "/v1/embeddings", "body": {}}': "unknown url",
+    '{"custom_id": "b", "method": "POST", "url": "/v1/completions", "body": {}}': "unknown url",
     '{"custom_id": "c", "method": "POST", "url": "/v1/chat/completions"}': "no body",
     '{"prompt": "x", "max_tokens": 0}': "max_tokens",
     '{"prompt": "\\ud800"}': "half a character",

@@ -409,7 +409,7 @@ def test_the_doctor_says_what_stands_still(desk):
 
 def test_lanes_are_paused_and_resumed_while_jobs_wait(desk):
     assert desk.run("budget", "set", 5).code == 0
-    ended = desk.run("lanes", "pause", "echo")
+    ended = desk.run("lanes", "pause", "echo:echo")
     assert ended.code == 2
     assert "A lane appears with its first job" in ended.stderr
     desk.prompts(5)
@@ -432,10 +432,25 @@ def test_lanes_are_paused_and_resumed_while_jobs_wait(desk):
     (lane,) = desk.run("lanes", "--json").json["lanes"]
     assert lane["paused"]["by"] == "operator"
 
-    assert desk.run("lanes", "resume", "echo", "--json").json == {"lanes": ["echo:echo"]}
+    assert desk.run("lanes", "resume", "echo", "--json").json == {"lanes": ["echo:echo"], "still_paused": []}
     assert desk.run("worker", "--burst").code == 0
     assert desk.run("status", "b", "--json").json["succeeded"] == 5
     assert desk.run("job", "b", "p1", "--json").json["state"] == "succeeded"
+
+
+def test_a_provider_is_paused_with_lanes_that_come_later_and_resumed_as_a_whole(desk):
+    assert desk.run("budget", "set", 5).code == 0
+    (paused,) = desk.run("lanes", "pause", "echo", "--why", "new key", "--json").json["providers"]
+    assert (paused["provider"], paused["why"], paused["by"]) == ("echo", "new key", "operator")
+    desk.prompts(3)
+    assert desk.run("submit", "in.jsonl", "-m", "echo:echo", "--batch", "b").code == 0
+    assert desk.run("worker", "--burst").code == 0
+    assert desk.run("status", "b", "--json").json["waiting"] == 3
+    assert "new key" in desk.run("lanes").stdout
+    assert "still paused" in desk.run("lanes", "resume", "echo:echo").stderr
+    assert "echo:echo is open" in desk.run("lanes", "resume", "echo").stderr
+    assert desk.run("worker", "--burst").code == 0
+    assert desk.run("status", "b", "--json").json["succeeded"] == 3
 
 
 def test_a_worker_that_runs_is_listed_with_what_it_serves_and_is_gone_after_it(desk, simulate):

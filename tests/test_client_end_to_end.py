@@ -76,6 +76,19 @@ async def test_structured_output_is_asked_for_and_read(url):
         assert caught.value.cost_usd == answer.cost_usd > 0
 
 
+async def test_responses_and_vectors_are_asked_for_and_read(url):
+    async with farebox.Client(url) as client:
+        said = await client.submit(ECHO, api="responses", input="Hi", max_output_tokens=20, response_schema=Echoed)
+        made = await client.submit(ECHO, api="embeddings", input=["Hi", "Ho"], dimensions=4)
+        assert (await said.result(timeout=60)).parse(Echoed) == Echoed("Hi")
+        answer = await made.result(timeout=60)
+        assert [len(vector) for vector in answer.embeddings] == [4, 4]
+        assert answer.usage.output_tokens == 0 < answer.cost_nusd
+        lines = [{"custom_id": "e", "url": "/v1/embeddings", "body": {"model": ECHO, "input": "Hi", "dimensions": 4}}]
+        batch = await client.submit_batch(lines, name="vectors")
+        assert [result.embeddings async for result in batch.results()] == [[answer.embeddings[0]]]
+
+
 async def test_at_the_limit_a_job_parks_and_is_cancelled_or_goes_on(url):
     async with farebox.Client(url) as client:
         await client.begin_batch(name="poor", budget_usd=0.000001)

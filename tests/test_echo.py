@@ -6,6 +6,8 @@ import time
 import pytest
 from tests.adapter_contract import FACTS, AdapterContract, chat, job
 
+from farebox.errors import InputError
+from farebox.said import said_embeddings
 from farebox_worker.providers import PromptMessage
 from farebox_worker.providers.echo import EchoProvider
 
@@ -42,6 +44,39 @@ async def test_it_speaks_both_formats(say):
         [{"type": "text", "text": "Hello"}],
         "end_turn",
     )
+
+
+async def test_it_speaks_responses(say):
+    items = [{"role": "user", "content": [{"type": "input_text", "text": "Hello"}]}]
+    for given in ("Hello", items):
+        body = json.loads((await say({"input": given}, api="responses")).body)
+        assert (body["object"], body["status"]) == ("response", "completed")
+        assert body["output"][0]["content"] == [{"text": "Hello", "type": "output_text"}]
+    cut = await say({"input": "x" * 100, "max_output_tokens": 5}, api="responses")
+    body = json.loads(cut.body)
+    assert (body["status"], body["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
+    assert (cut.finish, cut.usage.output_tokens) == ("truncated", 5)
+
+
+async def test_it_makes_vectors_that_are_the_same_for_the_same_text(say):
+    one, both = [await say({"input": given}, api="embeddings") for given in ("a", ["a", "b"])]
+    (first,), (again, other) = [json.loads(reply.body)["data"] for reply in (one, both)]
+    assert first["embedding"] == again["embedding"] != other["embedding"]
+    assert sum(value * value for value in first["embedding"]) == pytest.approx(1)
+    assert (one.usage.output_tokens, one.finish) == (0, "answered")
+
+
+async def test_vectors_come_in_the_size_and_the_form_that_is_asked(say):
+    short = await say({"input": [1, 2, 3], "dimensions": 4}, api="embeddings")
+    packed = await say({"input": [[1, 2, 3]], "dimensions": 4, "encoding_format": "base64"}, api="embeddings")
+    assert len(json.loads(short.body)["data"]) == 1
+    assert said_embeddings(packed.body) == [pytest.approx(json.loads(short.body)["data"][0]["embedding"])]
+
+
+@pytest.mark.parametrize(("api", "body"), [("chat", {"input": "x"}), ("responses", chat()), ("embeddings", chat())])
+async def test_a_body_of_another_format_is_refused(say, api, body):
+    with pytest.raises(InputError, match="it has no"):
+        await say(body, api=api)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from farebox_worker.files.numbers import LineNumbers
 from farebox_worker.files.tally import Note, NotedUsage, Tally
 from farebox_worker.rates import flat, price_of
 from farebox_worker.run.forecast import Cost, Load, Prospect, Seen, foresee, foresee_all, look_ahead
-from farebox_worker.run.screen import about
+from farebox_worker.run.picture import about
 
 __all__ = ["desk", "simulate"]
 

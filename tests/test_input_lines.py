@@ -58,11 +58,41 @@ def short(members):
     return f'{{"custom_id":"a","model":"echo:echo","messages":{MESSAGES},{members}}}'
 
 
-@pytest.mark.parametrize(("url", "api"), [("/v1/chat/completions", "chat"), ("/v1/messages", "messages")])
+@pytest.mark.parametrize(
+    ("url", "api"),
+    [
+        ("/v1/chat/completions", "chat"),
+        ("/v1/messages", "messages"),
+        ("/chat/completions", "chat"),
+        ("https://api.openai.com/v1/chat/completions", "chat"),
+        ("https://my.host:8080/openai/v1/chat/completions/", "chat"),
+        ("https://api.anthropic.com/v1/messages", "messages"),
+    ],
+)
 def test_a_batch_line_keeps_its_body_and_its_url_says_the_api(url, api):
     job = good(batch(url=url))
     assert (job.custom_id, job.model_ref, job.api) == ("a", "echo:echo", api)
     assert job.body == f'{{"messages":{MESSAGES}}}'.encode()
+
+
+@pytest.mark.parametrize("url", ["/v1/responses", "/v1/embeddings", "https://api.openai.com/v1/embeddings"])
+@pytest.mark.parametrize("given", ['"hi"', '["hi"]', "[1,2]", "[[1],[2]]", '[{"role":"user","content":"hi"}]'])
+def test_a_batch_line_of_openais_newer_apis_keeps_its_input(url, given):
+    job = good(batch(f'{{"model":"echo:echo","input":{given}}}', url=url))
+    assert (job.api, job.body) == (url.rpartition("/")[2], f'{{"input":{given}}}'.encode())
+
+
+@pytest.mark.parametrize("stored", ["prompt", "conversation", "previous_response_id"])
+def test_a_response_may_do_without_input_when_something_stored_is_named(stored):
+    body = f'{{"model":"echo:echo","{stored}":"x"}}'
+    assert good(batch(body, url="/v1/responses")).api == "responses"
+    assert "no input" in bad(batch(body, url="/v1/embeddings"))
+
+
+def test_a_line_of_anthropics_batch_api_is_a_messages_job():
+    job = good(f'{{"custom_id":"a","params":{{"model":"echo:echo","max_tokens":9,"messages":{MESSAGES}}}}}')
+    assert (job.custom_id, job.model_ref, job.api) == ("a", "echo:echo", "messages")
+    assert job.body == f'{{"max_tokens":9,"messages":{MESSAGES}}}'.encode()
 
 
 def test_a_batch_line_written_with_escaped_slashes_is_the_same_line():
@@ -141,7 +171,7 @@ def test_the_flags_shape_every_job():
 
 
 def test_the_model_flag_overrides_and_stands_in():
-    lines = read('{"prompt":"x","model":"nobody:no"}\n{"prompt":"x"}\n{"prompt":"x","model":7}', model="echo:echo")
+    lines = read('{"prompt":"x","model":"nobody:no"}\n{"prompt":"x"}\n{"prompt":"x","model":7}', models=["echo:echo"])
     assert [line.job.model_ref for line in lines] == ["echo:echo"] * 3
     assert all(b"model" not in line.job.body for line in lines)
 
@@ -185,7 +215,16 @@ def test_null_counts_as_not_said():
         ('{"custom_id":null,"prompt":"x"}', "custom_id must be a text"),
         ('{"custom_id":"","prompt":"x"}', "1 to 512"),
         (json.dumps({"custom_id": "c" * 513, "prompt": "x"}), "has 513 characters"),
-        (batch(url="/v1/embeddings"), "unknown url '/v1/embeddings'"),
+        (batch(url="/v1/completions"), "unknown url '/v1/completions': supported are /v1/chat/completions"),
+        (batch(url="/v1/images/generations"), "unknown url"),
+        (batch(url="/v1/threads/t/messages"), "unknown url"),
+        (batch(url="/v1/embeddings"), "no input"),
+        (batch(url="/v1/responses"), "no input"),
+        ('{"model":"echo:echo","input":"x"}', 'a line with "input" needs a "body" and the "url"'),
+        ('{"url":"/v1/embeddings","body":{"model":"echo:echo","input":[]}}', "input must be"),
+        ('{"url":"/v1/responses","body":{"model":"echo:echo","input":7}}', "input must be"),
+        ('{"custom_id":"a","params":{"model":"echo:echo"},"prompt":"x"}', "'prompt' stands beside the params"),
+        ('{"custom_id":"a","params":7}', 'no params: "params" must hold'),
         ('{"method":"POST","body":{}}', "no url"),
         ('{"url":"/v1/messages"}', "no body"),
         (batch(body="[]"), "no body"),

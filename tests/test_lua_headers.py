@@ -19,7 +19,7 @@ FILES = {
     for folder in ("producer/farebox/lua", "worker/farebox_worker/bus")
     for path in (ROOT / folder).glob("*.lua")
 }
-SHARED = ("prelude", "tally", "scopes")  # they stand before others
+SHARED = ("prelude", "tally", "scopes", "pace", "felt")  # they stand before others
 SCRIPTS = {
     script.name: script
     for module in (scripts, worker_scripts)
@@ -27,7 +27,10 @@ SCRIPTS = {
     if isinstance(script, scripts.Script)
 }
 # Arguments per job, attempt or lane:
-PARTS = {"settle": 16, "admit": 6, "reassert": 6, "renew": 3, "claim": 3, "submit": 4, "drop": 3, "retry": 4}
+PARTS = {
+    "settle": 16, "admit": 7, "tune": 4, "reassert": 6, "renew": 3, "claim": 3,
+    "submit": 4, "drop": 3, "retry": 4, "reuse": 4,
+}  # fmt: skip
 
 
 def halves(name):
@@ -137,16 +140,18 @@ def test_nothing_is_global(name):
 
 ENOUGH = {
     "create": ["e"], "book": [1, 1, 1, 1, "global"], "reset": [], "fold": [10, 0, 0],
-    "submit": ["n:flow:0:b:l", "b", "l", "n:1", "d", 0, "p"], "limit": ["global", 5], "cancel": ["c"],
+    "submit": ["n:flow:0:b:l", "b", "l", "n:1", "d", 0, "p"], "limit": ["global", 5], "cancel": ["c", "1"],
     "claim": ["abcdefghijkl", 1000, "", 10, "l", 2, 0],
-    "admit": [1, "global", "n:1", "n:flow:0:b:l", "abcdefghijkl0000", 1, 3, "1"],
+    "admit": [1, "global", "n:1", "n:flow:0:b:l", "abcdefghijkl0000", 1, 3, "1", 9],
+    "tune": ["lane:l", "set", 60, 1000],
     "renew": [1000, "n:1", "n:flow:0:b:l", "abcdefghijkl0000"],
     "settle": [10, 0, "n:1", "n:flow:0:b:l", "abcdefghijkl0000", "finish", "actual", 3, 1, 1, "", 0,
-               "succeeded", "r", "", "p", "", ""],
-    "lapse": ["1", ""], "confirm": ["release", "abcdefghijkl0000"], "pause": ["l", 10, "why", "operator"],
-    "withdraw": ["n:flow:0:b:l", "b", "n:1"],
+               "succeeded", "r", "", "p", "", "cut:5 tokens:3 left:4,5"],
+    "lapse": ["1", ""], "confirm": ["release", "abcdefghijkl0000"], "pause": ["lane:l", 10, "why", "provider", 5, 10],
+    "withdraw": ["n:flow:0:b:l", "b", "n:1"], "move": ["n:flow:0:b:l", "n:flow:0:b:k", "movable", "n:1"],
     "drop": ["b", 10, "n:1", "n:flow:0:b:l", "r"], "retry": ["b", "n:1", "n:flow:0:b:l", "sha1", "p"],
-    "adopt": ["e", "f"],
+    "blame": ["l", "model:l", "400 why", 20],
+    "adopt": ["e", "f"], "reuse": ["b", 10, "n:2", "d", "answered", "r"],
     "reassert": [1000, 1, "global", "n:1", "n:flow:0:b:l", "abcdefghijkl0001", 3, "", "1"],
 }  # fmt: skip
 

@@ -62,7 +62,7 @@ async def test_openai_client_reads_a_typed_answer():
     assert answer.usage.prompt_tokens_details.cached_tokens == 0
     assert answer.service_tier is None
     assert answer._request_id == raw.headers["x-request-id"]
-    assert raw.headers["x-ratelimit-remaining-requests"] == "29999"
+    assert raw.headers["x-ratelimit-remaining-requests"] == "29999999"
 
 
 async def test_anthropic_client_reads_a_typed_answer():
@@ -630,3 +630,66 @@ async def test_flex_has_no_room_or_serves_the_default_tier_in_its_share():
 def test_shares_of_flex_that_cannot_be(shares):
     with pytest.raises(ValueError, match="shares of flex"):
         Options(share_flex_full=shares[0], share_flex_default=shares[1])
+
+
+def response(client, text="Say something.", **more):
+    return client.responses.create(model="sim-1", input=text, **more)
+
+
+async def test_openai_client_reads_a_typed_response():
+    async with rehearsal(output_tokens=(30, 30)) as (simulator, client, _):
+        answer = await response(client, "x" * 20, instructions="y" * 20)
+        bill = simulator.bill()
+    assert (answer.object, answer.status, answer.incomplete_details) == ("response", "completed", None)
+    assert len(answer.output_text.split()) == 30
+    assert (answer.usage.input_tokens, answer.usage.output_tokens, answer.usage.total_tokens) == (18, 30, 48)
+    assert (bill["input_tokens"], bill["output_tokens"]) == (18, 30)
+
+
+async def test_a_response_is_cut_refused_filtered_or_calls_a_tool():
+    tool = {"type": "function", "name": "weather", "parameters": TOOL_SCHEMA}
+    async with rehearsal(output_tokens=(50, 50)) as (_, client, _a):
+        cut = await response(client, max_output_tokens=40)
+        with pytest.raises(openai.BadRequestError, match="16"):
+            await response(client, max_output_tokens=15)
+    async with rehearsal(share_tool_call=1) as (_, client, _a):
+        called = await response(client, tools=[tool])
+    async with rehearsal(share_refused=1) as (_, client, _a):
+        refused = await response(client)
+    async with rehearsal(share_filtered=1) as (_, client, _a):
+        filtered = await response(client)
+    assert (cut.status, cut.incomplete_details.reason) == ("incomplete", "max_output_tokens")
+    assert cut.usage.output_tokens == 40
+    assert (called.output[0].type, called.output[0].name) == ("function_call", "weather")
+    assert json.loads(called.output[0].arguments).keys() == {"city", "days"}
+    assert refused.output[0].content[0].type == "refusal"
+    assert filtered.incomplete_details.reason == "content_filter"
+
+
+async def test_a_response_fits_its_schema_and_flex_costs_half():
+    wanted = {"format": {"type": "json_schema", "name": "w", "schema": TOOL_SCHEMA}}
+    async with rehearsal() as (simulator, client, _):
+        answer = await client.responses.create(model="sim-1", input="Say it.", text=wanted, service_tier="flex")
+        bill = simulator.bill()
+    assert json.loads(answer.output_text).keys() == {"city", "days"}
+    assert answer.service_tier == "flex"
+    flex = bill["by_tier"]["flex"]
+    assert flex["cost_nusd"] == -(-(1000 * flex["input_tokens"] + 2000 * flex["output_tokens"]) // 2)
+
+
+async def test_openai_client_reads_vectors_that_are_the_same_for_the_same_text():
+    async with rehearsal(share_refused=0.5, share_tool_call=0.5) as (simulator, client, _):
+        packed = await client.embeddings.create(model="sim-1", input=["x" * 20, "y"])
+        plain = await client.embeddings.create(model="sim-1", input="x" * 20, encoding_format="float", dimensions=256)
+        tokens = await client.embeddings.create(model="sim-1", input=[[1, 2, 3], [4]], dimensions=2)
+        with pytest.raises(openai.BadRequestError):
+            await client.embeddings.create(model="sim-1", input=["", "x"])
+        bill = simulator.bill()
+    assert [vector.index for vector in packed.data] == [0, 1]
+    assert packed.data[0].embedding == pytest.approx(plain.data[0].embedding, abs=1e-6)
+    assert packed.data[0].embedding != packed.data[1].embedding
+    assert [len(vector.embedding) for vector in tokens.data] == [2, 2]
+    assert (packed.usage.prompt_tokens, tokens.usage.prompt_tokens) == (6, 4)
+    assert (bill["billed_calls"], bill["input_tokens"], bill["output_tokens"]) == (3, 15, 0)
+    assert bill["cost_nusd"] == 15_000
+    assert bill["faults"] == {"bad_request": 1}  # words are refused or call tools, vectors are not

@@ -24,6 +24,7 @@ from farebox_worker import attempt
 from farebox_worker.bus.claim import Claimed
 from farebox_worker.catalogue import Catalogue
 from farebox_worker.prices import FREE, PriceTable, compile_price, fee_problem
+from farebox_worker.providers import openai_usage
 from farebox_worker.providers.anthropic import AnthropicProvider
 from farebox_worker.providers.base import Facts, Fee, Reply, TokenUsage
 from farebox_worker.providers.openai import OpenAIProvider
@@ -144,6 +145,13 @@ def test_every_vendor_that_lists_tokens_and_every_kind_of_rate_is_among_the_judg
 # What a request can use at most, by the adapters themselves
 
 
+def test_models_of_embeddings_are_priced_by_their_input_and_nothing_else_without_an_output_rate_is():
+    priced = {model for _, model, tier, price in LISTED if tier == "standard" and not price.output_pusd}
+    assert {"text-embedding-3-small", "voyage-3.5", "gemini-embedding-001"} <= priced
+    assert compile_price("openai", "azure", "davinci", NOWHERE, now=NOW) is None
+    assert compile_price("openai", "typesafe", "jev-1.14.0", NOWHERE, now=NOW) is None
+
+
 @functools.cache
 def openai_adapter():
     return OpenAIProvider("openai", api_key=KEY)
@@ -158,7 +166,7 @@ words = st.text(max_size=200)
 
 
 def prepared_of(body, api="chat", facts=FACTS):
-    adapter = openai_adapter() if api == "chat" else anthropic_adapter()
+    adapter = anthropic_adapter() if api == "messages" else openai_adapter()
     return adapter.prepare(job(body, api), facts)
 
 
@@ -181,9 +189,59 @@ async def test_no_usage_an_openai_answer_can_tell_costs_more_than_its_hold(text,
             "audio_tokens": data.draw(st.integers(0, prompt)),
         },
     }
-    read = adapter._usage(Raw(json.dumps(usage).encode()), prepared)
+    read = openai_usage.read(Raw(json.dumps(usage).encode()), prepared)
     price = compile_price("openai", "openai", "gpt-6.1-sol", now=NOW)
     assert read.cache_write_1h_tokens == (read.cache_write_tokens if is_long else 0)
+    assert price.cost_nusd(read) <= price.worst_nusd(prepared.input_bound, prepared.output_bound, prepared.fees)
+
+
+@settings(max_examples=200, deadline=None)
+@given(words, st.integers(16, 400), st.none() | st.integers(0, 5), st.booleans(), st.data())
+async def test_no_usage_a_response_can_tell_costs_more_than_its_hold(text, cap, calls, is_long, data):
+    tools = [{"type": "web_search"}] if calls is not None else [{"type": "function", "name": "f"}]
+    body = {"input": text, "max_output_tokens": cap, "tools": tools, "max_tool_calls": calls}
+    body |= {"prompt_cache_options": {"ttl": "12h"}} if is_long else {}
+    prepared = prepared_of(body, "responses", Facts("gpt-6.1-sol", 1_050_000, 128_000, 8_192))
+    prompt = data.draw(st.integers(0, prepared.input_bound))
+    cached = data.draw(st.integers(0, prompt))
+    usage = {
+        "input_tokens": prompt,
+        "input_tokens_details": {
+            "cached_tokens": cached,
+            "cache_write_tokens": data.draw(st.integers(0, prompt - cached)),
+        },
+        "output_tokens": data.draw(st.integers(0, prepared.output_bound)),
+    }
+    searches = data.draw(st.integers(0, calls)) if calls else 0
+    read = openai_usage.read(Raw(json.dumps(usage).encode()), prepared, searches)
+    price = compile_price("openai", "openai", "gpt-6.1-sol", now=NOW)
+    assert total_in(read) == prompt
+    assert read.cache_write_1h_tokens == (read.cache_write_tokens if is_long else 0)
+    assert price.cost_nusd(read) <= price.worst_nusd(prepared.input_bound, prepared.output_bound, prepared.fees)
+
+
+texts = words | st.lists(words, min_size=1, max_size=5)
+tokens = st.lists(st.integers(0, 200_000), min_size=1, max_size=50)
+
+
+def count_of(given):
+    """The most tokens an input can be: its bytes, or its numbers."""
+    if isinstance(given, str):
+        return len(given.encode())
+    return sum(1 if isinstance(one, int) else count_of(one) if isinstance(one, str) else len(one) for one in given)
+
+
+@settings(max_examples=100, deadline=None)
+@given(texts | tokens | st.lists(tokens, min_size=1, max_size=5), st.data())
+async def test_no_usage_of_embeddings_costs_more_than_its_hold(given_input, data):
+    prepared = prepared_of({"input": given_input}, "embeddings", Facts("text-embedding-3-small", 8_192, 8_192, 4_096))
+    assert prepared.output_bound == 0
+    assert prepared.input_bound >= count_of(given_input)
+    used = data.draw(st.integers(0, prepared.input_bound))
+    usage = {"prompt_tokens": used, "total_tokens": used}
+    read = openai_usage.read(Raw(json.dumps(usage).encode()), prepared)
+    price = compile_price("openai", "openai", "text-embedding-3-small", now=NOW)
+    assert price.cost_nusd(read) == -(-used * 20_000 // 1_000)
     assert price.cost_nusd(read) <= price.worst_nusd(prepared.input_bound, prepared.output_bound, prepared.fees)
 
 
@@ -228,8 +286,43 @@ async def test_reasoning_is_within_the_cap_and_every_choice_has_its_own():
     assert prepared_of(chat(max_tokens=900, thinking=thinking), "messages").output_bound == 900
 
 
+RESPONSE_TOOLS = [
+    ({"tools": [{"type": "function", "name": "f"}]}, 0, ()),
+    ({"tools": [{"type": "namespace", "name": "n", "tools": []}]}, 0, ()),
+    ({"tools": [{"type": "computer"}]}, 1, ()),
+    ({"tools": [{"type": "shell", "environment": {"type": "local"}}]}, 1, ()),
+    ({"tools": [{"type": "web_search"}], "max_tool_calls": 3}, 5, (Fee("web_search", 3),)),
+    ({"tools": [{"type": "web_search_2025_08_26"}]}, 10, (Fee("web_search", None),)),
+    ({"tools": [{"type": "web_search_preview"}], "max_tool_calls": 1}, 3, (Fee("web_search_preview", 1),)),
+    ({"tools": [{"type": "file_search", "vector_store_ids": ["v"]}], "max_tool_calls": 2}, 4, (Fee("file_search", 2),)),
+    ({"tools": [{"type": "code_interpreter", "container": {"type": "auto"}}], "max_tool_calls": 2}, 4,
+     (Fee("code_interpreter", 1),)),
+    ({"tools": [{"type": "shell", "environment": {"type": "container_auto"}}]}, 10, (Fee("shell", 1),)),
+    ({"tools": [{"type": "image_generation"}], "max_tool_calls": 1}, 3, (Fee("image_generation", 1),)),
+    ({"tools": [{"type": "mcp", "server_label": "m"}]}, 10, (Fee("mcp", None),)),
+    ({"tools": [{"type": "of_tomorrow"}]}, 10, (Fee("of_tomorrow", None),)),
+    ({"prompt": {"id": "p"}}, 10, (Fee("prompt", None),)),
+    ({"prompt": {"id": "p"}, "tools": []}, 1, ()),
+    ({"context_management": [{"type": "compaction"}]}, 10, ()),
+    ({"input": [{"type": "additional_tools", "role": "developer", "tools": []}]}, 10, (Fee("additional_tools", None),)),
+    ({"input": [{"type": "tool_search_output", "tools": []}], "tools": []}, 10, (Fee("tool_search_output", None),)),
+    ({"input": [{"role": "user", "content": "x"}, {"type": "compaction_trigger"}]}, 10, ()),
+    ({"previous_response_id": "r"}, 1, ()),
+    ({"conversation": "c"}, 1, ()),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("fields", "rounds", "fees"), RESPONSE_TOOLS)
+async def test_what_a_response_lets_the_server_do_is_held_for_every_round_and_every_fee(fields, rounds, fees):
+    prepared = prepared_of({"input": "x", "max_output_tokens": 100, **fields}, "responses")
+    expected = FACTS.context_window * rounds if rounds else len(prepared.body) + 1_024
+    assert (prepared.input_bound, prepared.output_bound) == (expected, 100 * max(1, rounds))
+    assert prepared.fees == fees
+
+
 PIXELS = "data:image/png;base64," + "A" * 50_000
 PICTURES = {
+    "responses": [{"type": "input_text", "text": "What is this?"}, {"type": "input_image", "image_url": PIXELS}],
     "chat": [{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": PIXELS}}],
     "messages": [
         {"type": "text", "text": "What is this?"},
@@ -238,14 +331,19 @@ PICTURES = {
 }
 
 
+def said_in(api):
+    return (lambda content: {"input": [{"role": "user", "content": content}]}) if api == "responses" else chat
+
+
 @pytest.mark.parametrize("api", PICTURES)
 async def test_an_image_counts_its_models_maximum_and_not_its_bytes(api):
     known = replace(FACTS, image_tokens=1_500)
     one, two = PICTURES[api], [*PICTURES[api], PICTURES[api][1]]
-    bounds = [prepared_of(chat(content), api, known).input_bound for content in (one, two)]
+    said = said_in(api)
+    bounds = [prepared_of(said(content), api, known).input_bound for content in (one, two)]
     assert 1_500 < bounds[0] < 2_500
     assert 1_500 <= bounds[1] - bounds[0] < 1_600
-    assert prepared_of(chat(one), api).input_bound == FACTS.context_window  # no maximum is known
+    assert prepared_of(said(one), api).input_bound == FACTS.context_window  # no maximum is known
 
 
 async def test_an_image_in_a_tool_result_counts_too():
@@ -260,12 +358,15 @@ async def test_an_image_in_a_tool_result_counts_too():
         ("chat", {"type": "file", "file": {"file_id": "file-1"}}),
         ("messages", {"type": "document", "source": {"type": "file", "file_id": "file_1"}}),
         ("messages", {"type": "container_upload", "file_id": "file_1"}),
+        ("responses", {"type": "input_file", "file_id": "file-1"}),
+        ("responses", {"type": "input_image", "image_url": "https://x", "detail": "original"}),
     ],
 )
 async def test_a_file_by_reference_is_bounded_by_the_context_window_or_refused(api, part):
-    assert prepared_of(chat([part]), api, replace(FACTS, image_tokens=9)).input_bound == FACTS.context_window
+    body = said_in(api)([part])
+    assert prepared_of(body, api, replace(FACTS, image_tokens=9)).input_bound == FACTS.context_window
     with pytest.raises(InputError, match="context_window"):
-        prepared_of(chat([part]), api, replace(FACTS, context_window=0))
+        prepared_of(body, api, replace(FACTS, context_window=0))
 
 
 def catalogue(models=None, **providers):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, cast
 
+import msgspec
+
 from farebox.batch import CHUNK_BYTES, CHUNK_JOBS, Batch, Entry
-from farebox.keys import lane_of
+from farebox.fallback import first_lane, kind_of
 from farebox.records import (
     FUNCTION,
     VERSION,
@@ -42,19 +45,39 @@ async def drop(batch: Batch, identity: str, custom_id: str, flow: str) -> bool:
     return bool(is_dropped)
 
 
-async def retry_failed(batch: Batch) -> int:
+def is_of_class(failure_class: str, error_code: str, wanted: Collection[str]) -> bool:
+    """Tell whether a failure is one of those that are wanted, by our word for it or its provider's; none means all."""
+    return not wanted or failure_class in wanted or error_code in wanted
+
+
+async def retry_failed(batch: Batch, *, classes: Collection[str] = ()) -> int:
     """Put every failed job of a batch whose result is still here back, as new; return how many.
 
-    Raises: BatchClosedError when the batch is cancelled; LedgerError.
+    `classes` names failures by `Result.failure_class` or `error_code`; none means all. A deadline that has passed is
+    taken off. Raises: BatchClosedError when the batch is cancelled; LedgerError.
     """
     back, after = 0, "0-0"
     await batch.keep()
     while entries := await batch.read(after):
         after = entries[-1].entry_id
-        ids = [job for entry in entries for job in _failed(entry)]
+        ids = [job for entry in entries for job in _failed(entry, classes)]
         for start in range(0, len(ids), CHUNK_JOBS):
             back += await _retry(batch, ids[start : start + CHUNK_JOBS])
     return back
+
+
+async def count_failures(batch: Batch) -> Counter[tuple[str, str]]:
+    """Count the failed jobs of a batch whose results are still here, by class and error code. Reads every result."""
+    counts, after = Counter[tuple[str, str]](), "0-0"
+    while entries := await batch.read(after):
+        after = entries[-1].entry_id
+        counts.update(
+            (result.failure_class, result.error_code)
+            for entry in entries
+            for _, result in entry.results
+            if result.outcome == "failed"
+        )
+    return counts
 
 
 async def forget_ended(batch: Batch, *, days: float) -> int:
@@ -70,8 +93,12 @@ async def forget_ended(batch: Batch, *, days: float) -> int:
     return forgotten
 
 
-def _failed(entry: Entry) -> Iterator[str]:
-    return (job for job, result in entry.results if result.outcome == "failed")
+def _failed(entry: Entry, classes: Collection[str]) -> Iterator[str]:
+    return (
+        job
+        for job, result in entry.results
+        if result.outcome == "failed" and is_of_class(result.failure_class, result.error_code, classes)
+    )
 
 
 async def _retry(batch: Batch, ids: Sequence[str]) -> int:
@@ -79,19 +106,29 @@ async def _retry(batch: Batch, ids: Sequence[str]) -> int:
     retried_ms = int(server_s) * 1000 + int(server_us) // 1000
     payloads = await batch.redis.mget([batch.keys.result(identity) for identity in ids])
     back, arguments, size = 0, list[Argument](), 0
+    deadlines: dict[str, int] = {}
+    noted: dict[str, str] = {}
     for identity, payload in zip(ids, payloads, strict=True):
-        envelope = decode_result(payload) if payload is not None else None
-        if envelope is None or not envelope.a or envelope.r.outcome != "failed":
+        if payload is None or not (envelope := decode_result(payload)).a or envelope.r.outcome != "failed":
             continue
         (job,) = envelope.a
+        if 0 < job.deadline_ms <= retried_ms:  # it would fail at once
+            job = msgspec.structs.replace(job, deadline_ms=0)
+        elif job.deadline_ms:
+            deadlines[identity] = job.deadline_ms
         priority, _, _ = batch.keys.parts_of_flow(envelope.q)
-        flow = batch.keys.flow(priority, batch.batch_id, lane_of(job.model_ref, job.tier))
+        flow = batch.keys.flow(priority, batch.batch_id, first_lane(job))
+        if job.fallbacks:
+            noted[flow] = kind_of(job)
         again = encode_job(job, int(time.time() * 1000), retried_ms=retried_ms)
         arguments += (identity, flow, payload, again)
         size += len(payload) + len(again)
         if size >= CHUNK_BYTES:
             back += (await batch.tongue.say(RETRY, batch.batch_id, *arguments))[1]
             arguments, size = [], 0
+    await batch.note_deadlines(deadlines)
     if arguments:
         back += (await batch.tongue.say(RETRY, batch.batch_id, *arguments))[1]
+    for flow, kind in noted.items():
+        await batch.note_flow(flow, [kind])
     return back

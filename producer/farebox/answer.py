@@ -13,7 +13,7 @@ import msgspec
 from farebox.errors import JobFailedError, ReplyInvalidError
 from farebox.money import usd_from_nusd
 from farebox.records import Finish, Outcome, Result
-from farebox.said import said_text, said_tool_calls
+from farebox.said import said_embeddings, said_text, said_tool_calls
 from farebox.schema import read_as
 
 T = TypeVar("T")
@@ -61,7 +61,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         job_id: the id its producer gave it.
         batch_id: the batch it belongs to.
-        model_ref: `provider:model` that was asked.
+        model_ref: `provider:model` that answered, or failed last.
+        asked: the lane that was named first, where a fallback answered; else "".
         outcome: `succeeded`, `failed` or `cancelled`.
         finish: how the answer ended: `answered`, `truncated` (at the output cap), `tool_call`, `refused`, `filtered`;
             "" when there is none.
@@ -77,6 +78,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
         served_tier: the one that the provider says it served; "" when it does not say.
         price_version: the price table it was booked by.
         capped_by_default: whether the output cap was the model's default, since the job named none.
+        reused_from: the bus's id of the identical job whose answer this is (`reuse="content"`); "" when it was asked.
+            It cost nothing then, and `saved_nusd` is what that one cost.
         request_id: the provider's id of the request, "" without one.
         cursor: where reading a batch's results goes on after this one; "" for the result of a handle.
     """
@@ -85,6 +88,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     batch_id: str
     model_ref: str
     outcome: Outcome
+    asked: str = ""
     finish: Finish = ""
     raw: bytes = b""
     error: JobError | None = None
@@ -99,7 +103,13 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     price_version: str = ""
     capped_by_default: bool = False
     request_id: str = ""
+    reused_from: str = ""
     cursor: str = ""
+
+    @property
+    def is_reused(self) -> bool:
+        """Whether it is the answer of an identical job, and cost nothing."""
+        return bool(self.reused_from)
 
     @property
     def cost_usd(self) -> float:
@@ -122,6 +132,12 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
         """The calls of tools that the model asks for. Raises: JobFailedError when there is no answer."""
         self.raise_for_error()
         return tuple(ToolCall(*call) for call in said_tool_calls(self.raw))
+
+    @property
+    def embeddings(self) -> list[list[float]]:
+        """The vectors of an embeddings job, in the order of its input. Raises: JobFailedError when there are none."""
+        self.raise_for_error()
+        return said_embeddings(self.raw)
 
     def raise_for_error(self) -> None:
         """Do nothing when there is an answer. Raises: JobFailedError with code, message, attempts and cost."""
@@ -172,6 +188,7 @@ def answer_of(batch_id: str, result: Result, cursor: str = "") -> Answer:
         batch_id=batch_id,
         model_ref=result.model_ref,
         outcome=result.outcome,
+        asked=result.asked,
         finish=result.finish,
         raw=result.body,
         error=error,
@@ -186,5 +203,6 @@ def answer_of(batch_id: str, result: Result, cursor: str = "") -> Answer:
         price_version=result.price_version,
         capped_by_default=result.capped_by_default,
         request_id=result.request_id,
+        reused_from=result.reused_from,
         cursor=cursor,
     )

@@ -5,16 +5,18 @@ A batch is sealed when its producer has declared the total; it is complete when 
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
 from farebox.errors import InputError, ServerFullError
-from farebox.keys import Keys, check_batch_id, check_lane, check_tag, lane_of
+from farebox.fallback import first_lane, kind_of
+from farebox.keys import Keys, check_batch_id, check_lane, check_tag
 from farebox.ledger import PERIODS, Ledger, Scope
 from farebox.records import Job, Result, body_digest, decode_result, encode_job, job_id
 from farebox.scripts import CANCEL, SUBMIT, Argument, Tongue
@@ -22,18 +24,20 @@ from farebox.streams import read_streams
 
 CHUNK_JOBS = 500
 CHUNK_BYTES = 1_000_000
+BREATH_JOBS = 50  # encoded between two turns of the event loop, which sends the chunk before
 FULL_SHARE = 0.7  # of maxmemory: above it nothing is submitted, so that settles always fit
 
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """What a submit did: ids created now, and ids that existed with the same body."""
+    """What a submit did: ids created now, and ids that existed with the same body; `reused` of the new are answered."""
 
     created: int
     existing: int
+    reused: int = 0
 
     def __add__(self, other: Submitted) -> Submitted:
-        return Submitted(self.created + other.created, self.existing + other.existing)
+        return Submitted(self.created + other.created, self.existing + other.existing, self.reused + other.reused)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,7 @@ class Progress:
     finishes: dict[str, int]
     capped_by_default: int
     scope: Scope
+    reused: int = 0
 
     @property
     def finished(self) -> int:
@@ -127,28 +132,62 @@ class Batch:
         the server is above 70 % of its maxmemory.
         """
         done = Submitted(0, 0)
-        for lane, chunk in self._chunks(jobs, not_before_ms):
-            done += await self._send(lane, chunk, priority)
+        async with aclosing(self._chunks(jobs, not_before_ms)) as chunks:
+            sending: asyncio.Task[Submitted] | None = None  # one at a time keeps the order; the next is made meanwhile
+            try:
+                async for lane, chunk in chunks:
+                    if sending:
+                        done += await sending
+                    sending = asyncio.create_task(self._send(lane, chunk, priority))
+            except asyncio.CancelledError:
+                if sending:
+                    sending.cancel()
+                raise
+            finally:
+                if sending:
+                    done += await sending
         return done
 
-    def _chunks(self, jobs: Iterable[Job], not_before_ms: int) -> Iterator[tuple[str, _Chunk]]:
+    async def _chunks(self, jobs: Iterable[Job], not_before_ms: int) -> AsyncGenerator[tuple[str, _Chunk]]:
         lanes: dict[str, _Chunk] = {}
         now_ms = int(time.time() * 1000)
-        for job in jobs:
+        for number, job in enumerate(jobs):
+            if number % BREATH_JOBS == BREATH_JOBS - 1:
+                await asyncio.sleep(0)
             for tag in job.tags:
                 check_tag(tag)
-            lane = check_lane(lane_of(job.model_ref, job.tier))
-            chunk = lanes.setdefault(lane, _Chunk())
+            lane = first_lane(job)
+            chunk = lanes.get(lane)
+            if chunk is None:
+                chunk = lanes[check_lane(lane)] = _Chunk()
             chunk.add(self.job_id(job.custom_id), body_digest(job), not_before_ms, encode_job(job, now_ms))
+            if job.deadline_ms:
+                chunk.deadlines[self.job_id(job.custom_id)] = job.deadline_ms
+            if job.fallbacks:
+                chunk.kinds.add(kind_of(job))
             if chunk.full:
                 yield lane, lanes.pop(lane)
-        yield from lanes.items()
+        for lane, chunk in lanes.items():
+            yield lane, chunk
 
     async def _send(self, lane: str, chunk: _Chunk, priority: int) -> Submitted:
         await self._refuse_when_full()
         flow = self.keys.flow(priority, self.batch_id, lane)
+        await self.note_deadlines(chunk.deadlines)
         answer = await self.tongue.say(SUBMIT, flow, self.batch_id, lane, *chunk.arguments)
+        await self.note_flow(flow, chunk.kinds)
         return Submitted(int(answer[1]), len(answer) - 2)
+
+    async def note_flow(self, flow: str, kinds: Iterable[str]) -> None:
+        """Note that a flow has jobs that other lanes may answer; once they are in it, for an empty one is forgotten."""
+        for kind in kinds:
+            await self.redis.sadd(f"{self.keys.prefix}{kind}", flow)  # type: ignore[misc]
+
+    async def note_deadlines(self, deadlines: Mapping[str, int]) -> None:
+        """Note until when jobs may wait, in ms by their ids; before they wait, for what is not there is passed over."""
+        if deadlines:
+            scores = {f"{self.batch_id}\t{identity}": at_ms for identity, at_ms in deadlines.items()}
+            await self.redis.zadd(self.keys.deadlines, scores)
 
     async def _refuse_when_full(self) -> None:
         if time.monotonic() - self._room_checked < 0.5:
@@ -172,9 +211,13 @@ class Batch:
 
     async def forget(self, jobs: Sequence[Job]) -> None:
         """Forget that these finished jobs were submitted, so that they can be asked again."""
-        ids = [self.job_id(job.custom_id)[len(self.keys.prefix) :] for job in jobs]
-        if ids:
-            await self.redis.hdel(f"{self.keys.prefix}ids:{self.batch_id}", *ids)  # type: ignore[misc]
+        await self.forget_ids([self.job_id(job.custom_id) for job in jobs])
+
+    async def forget_ids(self, ids: Sequence[str]) -> None:
+        """Forget that the jobs of these ids were submitted; they have finished, and can be asked again."""
+        digests = [identity.removeprefix(self.keys.prefix) for identity in ids]
+        for start in range(0, len(digests), 1000):
+            await self.redis.hdel(f"{self.keys.prefix}ids:{self.batch_id}", *digests[start : start + 1000])  # type: ignore[misc]
 
     async def seal(self, total: int, *, ids_days: float = 90, results_days: float = 7) -> None:
         """Declare how many jobs the batch has: it is complete when that many are finished."""
@@ -236,15 +279,21 @@ class Batch:
         if not entries:
             return
         async with self.redis.pipeline(transaction=True) as pipe:
-            results = [self.keys.result(job) for entry in entries for job, _ in entry.results]
+            jobs = [job for entry in entries for job, _ in entry.results]
+            results = [self.keys.result(job) for job in jobs]
+            histories = [self.keys.history(job) for job in jobs]
             for start in range(0, len(results), 1000):
                 pipe.unlink(*results[start : start + 1000])
+                pipe.unlink(*histories[start : start + 1000])
             pipe.xdel(self.keys.results(self.batch_id), *(entry.entry_id for entry in entries))
             await pipe.execute()
 
-    async def cancel(self) -> bool:
-        """Stop everything that is not sent yet; True when it was not cancelled before. Raises: InputError."""
-        _, first = await self.tongue.say(CANCEL, self.batch_id)
+    async def cancel(self, *, now: bool = False) -> bool:
+        """Stop everything that is not sent yet; True when it was not cancelled before. Raises: InputError.
+
+        With `now` calls that run are ended too, everywhere, within a second: what they cost stays unconfirmed.
+        """
+        _, first = await self.tongue.say(CANCEL, self.batch_id, "1" if now else "")
         return bool(first)
 
     async def lanes(self) -> set[str]:
@@ -293,6 +342,8 @@ class _Chunk:
 
     def __init__(self) -> None:
         self.arguments: list[Argument] = []
+        self.kinds: set[str] = set()
+        self.deadlines: dict[str, int] = {}
         self._bytes = 0
 
     def add(self, identity: str, digest: str, due_ms: int, payload: bytes) -> None:
@@ -334,6 +385,7 @@ def _progress(batch_id: str, record: dict[bytes, bytes], scope: Scope) -> Progre
         finishes=finishes,
         capped_by_default=int(text.get("capped_by_default", 0)),
         scope=scope,
+        reused=int(text.get("reused", 0)),
     )
 
 

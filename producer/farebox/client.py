@@ -31,6 +31,7 @@ from farebox.link import Link
 from farebox.money import nusd_from_usd, usd_from_nusd
 from farebox.records import Api, Tier
 from farebox.request import Item, Message, Request, When, job_of, ms_of
+from farebox.reuse import Reuse
 
 DEFAULT_BATCH = "default"
 URL_VARIABLE = "FAREBOX_REDIS_URL"
@@ -74,7 +75,7 @@ class Client:
     """Submits to one bus; of one event loop. Use it as `async with`, or `await client.aclose()` at the end.
 
     Args:
-        url: where Redis is (redis://, rediss://, unix://); the environment's FAREBOX_REDIS_URL when left out.
+        url: where Redis is (redis://, rediss://, unix://, sentinel://); by default the environment's FAREBOX_REDIS_URL.
         namespace: which bus on that server.
         redis: an asyncio client of your own in place of a URL, one that does not decode responses; it is not closed.
 
@@ -127,6 +128,9 @@ class Client:
         tier: Tier = "standard",
         api: Api = "chat",
         drop_params: Sequence[str] = (),
+        fallbacks: Sequence[str] = (),
+        spread: bool = False,
+        reuse: Reuse | None = None,
         **body: object,
     ) -> JobHandle:
         """Submit one completion, and return at once with its handle.
@@ -150,8 +154,16 @@ class Client:
             batch: 1 to 64 letters, digits, dots, dashes and underscores; made when it is not there.
             response_schema: the type the answer is to fit: a msgspec Struct, dataclass, TypedDict or pydantic model.
             tier: `standard`, or `flex`, which costs half and may take long, where the vendor has it.
-            api: whose words `messages` and `body` are, `chat` or `messages` (Anthropic).
+            api: whose words `messages` and `body` are: `chat`, `messages` (Anthropic), `responses` or `embeddings`; the
+                last two take `prompt=` or `input=`, and the answer's vectors are `Answer.embeddings`.
             drop_params: parameters that may be dropped when the provider's API cannot say them.
+            fallbacks: further models in order, such as `["anthropic:claude-haiku-4-5"]`: the next one is asked when one
+                has failed for good or cannot go on for long; `Answer.model_ref` says which answered, docs/fallback.md
+                when. What was submitted keeps the ones it was first submitted with.
+            spread: the model and its fallbacks are equals: whichever has room answers.
+            reuse: `"content"` takes the answer that an identical job had, one of this namespace that said so too: same
+                model, body, cap and tier. It comes at once and costs nothing (`Answer.reused_from`), as long as that
+                job's result is kept. Leave it out where each answer is to be a new one, as with a temperature.
             body: what else the request holds, such as `temperature=0` or `tools=[…]`; it passes through untouched.
 
         Raises: InputError; JobConflictError when the id stands for another body; BatchClosedError; NoLedgerError and
@@ -159,13 +171,17 @@ class Client:
         """
         request = Request(
             model=model, messages=messages, prompt=prompt, max_tokens=max_tokens, tags=tags, deadline=deadline,
-            response_schema=response_schema, tier=tier, api=api, drop_params=drop_params, body=body,
+            response_schema=response_schema, tier=tier, api=api, drop_params=drop_params, fallbacks=fallbacks,
+            spread=spread, body=body,
         )  # fmt: skip
         name = job_id if job_id is not None else secrets.token_hex(12)
-        return await self._submit(request, name, batch, _priority(priority), ms_of("not_before", not_before))
+        due_ms = ms_of("not_before", not_before)
+        return await self._submit(request, name, batch, _priority(priority), due_ms, _reuse(reuse))
 
-    async def _submit(self, request: Request, job_id: str, batch_id: str, priority: int, due_ms: int) -> JobHandle:
-        job, batch = job_of(request, job_id), self._link.batch(batch_id)
+    async def _submit(
+        self, request: Request, job_id: str, batch_id: str, priority: int, due_ms: int, reuse: Reuse | None
+    ) -> JobHandle:
+        job, batch = job_of(request, job_id), self._link.batch(batch_id, reuse)
         knows_batch = batch_id in self._opened
         try:
             if not knows_batch:
@@ -177,7 +193,7 @@ class Client:
             self._opened.discard(batch_id)
             if not knows_batch:
                 raise
-            return await self._submit(request, job_id, batch_id, priority, due_ms)  # it was forgotten meanwhile
+            return await self._submit(request, job_id, batch_id, priority, due_ms, reuse)  # it was forgotten meanwhile
         await self._tidy(batch_id)
         return JobHandle(self._link, batch_id, job_id, is_new=done.created == 1)
 
@@ -210,6 +226,9 @@ class Client:
         response_schema: type[object] | None = None,
         tier: Tier = "standard",
         drop_params: Sequence[str] = (),
+        fallbacks: Sequence[str] = (),
+        spread: bool = False,
+        reuse: Reuse | None = None,
         ids_days: float = 90,
         results_days: float = 7,
         window_jobs: int = WINDOW_JOBS,
@@ -233,6 +252,9 @@ class Client:
             response_schema: the type the answers are to fit.
             tier: `standard` or `flex`.
             drop_params: parameters that may be dropped when the provider's API cannot say them.
+            fallbacks: further models of dicts that name none, in order; see `submit`.
+            spread: the model and its fallbacks are equals: whichever has room answers.
+            reuse: `"content"` takes the answers that identical jobs had; see `submit`.
             priority: 0 to 9; 9 goes first.
             not_before: before it nothing of the batch is sent.
             ids_days: how long its jobs are known once it is complete: so long nothing in it is asked twice.
@@ -246,7 +268,8 @@ class Client:
         feed = await self.begin_batch(
             name=name, model=model, budget_usd=budget_usd, max_tokens=max_tokens, tags=tags, priority=priority,
             deadline=deadline, not_before=not_before, response_schema=response_schema, tier=tier,
-            drop_params=drop_params, window_jobs=window_jobs, window_bytes=window_bytes,
+            drop_params=drop_params, fallbacks=fallbacks, spread=spread, reuse=reuse, window_jobs=window_jobs,
+            window_bytes=window_bytes,
         )  # fmt: skip
         if isinstance(items, AsyncIterable):
             async for item in items:
@@ -272,6 +295,9 @@ class Client:
         response_schema: type[object] | None = None,
         tier: Tier = "standard",
         drop_params: Sequence[str] = (),
+        fallbacks: Sequence[str] = (),
+        spread: bool = False,
+        reuse: Reuse | None = None,
         window_jobs: int = WINDOW_JOBS,
         window_bytes: int = WINDOW_BYTES,
     ) -> Feed:
@@ -281,11 +307,12 @@ class Client:
         limit_nusd = _limit(budget_usd)
         defaults = Request(
             model=model, max_tokens=max_tokens, tags=tags, deadline=deadline, response_schema=response_schema,
-            tier=tier, drop_params=drop_params,
+            tier=tier, drop_params=drop_params, fallbacks=fallbacks, spread=spread,
         )  # fmt: skip
         feed = Feed(
             self._link, batch_id, defaults, priority=_priority(priority),
             not_before_ms=ms_of("not_before", not_before), window_jobs=window_jobs, window_bytes=window_bytes,
+            reuse=_reuse(reuse),
         )  # fmt: skip
         await self._link.do(lambda: batch.open(batch_id))
         if limit_nusd is not None:
@@ -320,6 +347,12 @@ def url_or_environment(url: str | None) -> str:
             f"where is Redis? Give its URL, as in farebox.Client('redis://bus:6379/0'), or set {URL_VARIABLE}."
         )
     return found
+
+
+def _reuse(reuse: Reuse | None) -> Reuse | None:
+    if reuse not in (None, "content"):
+        raise InputError(f'reuse={reuse!r}: it is "content", or left out')
+    return reuse
 
 
 def _priority(priority: int) -> int:

@@ -9,6 +9,7 @@
     │   ├── NoLedgerError               no ledger here yet (or no longer)
     │   └── LedgerLostError             another epoch or an older state than this process has seen
     ├── ServerError                     Redis is unreachable, or unfit (evicting, too old, cluster)
+    │   ├── ServerAwayError             it is away, or refuses for a while: waiting may help
     │   └── ServerFullError             its memory is too full to take more jobs
     ├── CostLimitExceededError          a booking took the total past its limit
     ├── JobFailedError                  a job ended without an answer; raised by who asks for its text
@@ -29,6 +30,8 @@ It imports nothing but money's formatting and never holds a secret: messages are
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from farebox.money import dollars, usd_from_nusd
 
@@ -90,6 +93,10 @@ class LedgerLostError(LedgerError):
 
 class ServerError(FareboxError):
     """Redis cannot be reached, or is not fit to hold money."""
+
+
+class ServerAwayError(ServerError):
+    """Redis cannot be reached, or refuses for a while: nothing is wrong with us, so waiting may help."""
 
 
 class ServerFullError(ServerError):
@@ -186,6 +193,8 @@ class ProviderError(FareboxError):
         sent: False only when the call provably never left this machine.
         own_body: True when the body is the provider's own error object: then the call was not billed.
         request_id: the provider's id of the request, or "".
+        headers: what its answer said of rate limits and of when to come again, by name in lower case.
+        retry_after: when to come again, in seconds, or None when the provider did not say.
     """
 
     def __init__(  # noqa: PLR0913 - an error is a record: every field is named at the call
@@ -199,6 +208,8 @@ class ProviderError(FareboxError):
         sent: bool = True,
         own_body: bool = False,
         request_id: str = "",
+        headers: Mapping[str, str] | None = None,
+        retry_after: float | None = None,
     ) -> None:
         self.provider_id = provider_id
         self.status_code = status_code
@@ -207,6 +218,8 @@ class ProviderError(FareboxError):
         self.sent = sent
         self.own_body = own_body
         self.request_id = request_id
+        self.headers = headers or {}
+        self.retry_after = retry_after
         super().__init__(message or f"provider {provider_id} failed")
 
 
@@ -220,12 +233,6 @@ class ProviderAccountError(ProviderError):
 
 class ProviderRateLimitError(ProviderError):
     """Too many requests (429). `retry_after` is in seconds, or None when the provider did not say."""
-
-    def __init__(
-        self, provider_id: str, message: str = "", *, retry_after: float | None = None, **fields: object
-    ) -> None:
-        self.retry_after = retry_after
-        super().__init__(provider_id, message, **fields)  # type: ignore[arg-type]  # same keywords as ProviderError
 
 
 class ProviderOverloadedError(ProviderError):

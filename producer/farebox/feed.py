@@ -11,6 +11,7 @@ from farebox.handle import BatchHandle
 from farebox.link import Link
 from farebox.records import Job
 from farebox.request import Item, Request, job_of, request_of
+from farebox.reuse import Reuse
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ class Feed:
         submitted: what was submitted so far.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what holds for all items
         self,
         link: Link,
         batch_id: str,
@@ -39,11 +40,12 @@ class Feed:
         not_before_ms: int,
         window_jobs: int = WINDOW_JOBS,
         window_bytes: int = WINDOW_BYTES,
+        reuse: Reuse | None = None,
     ) -> None:
         self.batch_id = batch_id
         self.submitted = Submitted(0, 0)
         self._link = link
-        self._batch = link.batch(batch_id)
+        self._batch = link.batch(batch_id, reuse)
         self._defaults = defaults
         self._priority = priority
         self._not_before_ms = not_before_ms
@@ -98,7 +100,9 @@ class Feed:
         await self._link.do(lambda: self._batch.seal(total, ids_days=ids_days, results_days=results_days))
         self._link.waiting.ring(self.batch_id)
         done = self.submitted
-        return BatchHandle(self._link, self.batch_id, created=done.created, existing=done.existing)
+        return BatchHandle(
+            self._link, self.batch_id, created=done.created, existing=done.existing, reused=done.reused
+        )
 
     async def _submit(self, chunk: list[Job]) -> Submitted:
         while True:

@@ -116,12 +116,14 @@ class BatchHandle:
         batch_id: its id, by which any process finds it again.
         created: jobs that the submit which made this handle brought in; 0 for a batch that was found.
         existing: those of its jobs that were there before, with the same body.
+        reused: those of the created that have the answer of an identical job (`reuse="content"`).
     """
 
-    def __init__(self, link: Link, batch_id: str, *, created: int = 0, existing: int = 0) -> None:
+    def __init__(self, link: Link, batch_id: str, *, created: int = 0, existing: int = 0, reused: int = 0) -> None:
         self.batch_id = batch_id
         self.created = created
         self.existing = existing
+        self.reused = reused
         self._link = link
         self._batch: Batch = link.batch(batch_id)
 
@@ -186,13 +188,14 @@ class BatchHandle:
         except TimeoutError:
             raise TimeoutError(f"batch {self.batch_id!r} is not complete within {timeout:g} s; it goes on.") from None
 
-    async def cancel(self) -> bool:
+    async def cancel(self, *, now: bool = False) -> bool:
         """Stop everything that is not sent; calls that run go on to their end. True when it was not cancelled before.
 
+        With `now` running calls are ended too, within a second: what they cost stays unconfirmed.
         Waiting jobs end as `cancelled` when a worker comes by, within seconds. Raises: BatchClosedError when there is
         no such batch; LedgerError; ServerError.
         """
-        return await self._link.do(self._batch.cancel)
+        return await self._link.do(lambda: self._batch.cancel(now=now))
 
     async def retry_failed(self) -> int:
         """Submit every failed job again, with the body it had; return how many. Their failures are forgotten.

@@ -16,7 +16,8 @@
 | `<ns>:settled:<claim>` | hash | 10 min; 1 day once an operator confirmed one | settle, confirm | settle, reassert | which attempts of one claim are settled, or released ("r") |
 | `<ns>:claim:<claim>` | string | one lease | claim | claim | what a claim took, so that it can be asked again |
 | `<ns>:lanes` | set | none | submit | workers, lapse | every lane that ever had a job |
-| `<ns>:lane:<lane>` | hash | none | claim, pause | claim, lanes | paused_until (ms), paused_why, paused_by (operator or provider); overrun (nusd): of the first bill above its hold |
+| `<ns>:lane:<lane>` | hash | none | claim, admit, settle, pause, blame, tune | claim, lanes | paused_until (ms), paused_why, paused_by (operator or provider); overrun (nusd): of the first bill above its hold; alike_what, alike_count, alike_calls: bad requests in a row of one kind; the pace of `pace.lua`: rpm, tpm, rpm_seen, tpm_seen, requests, tokens, paced, window, need, mean, target, cut, ceiling, grown, grew, refusals, refused |
+| `<ns>:provider:<id>` | hash | none | claim, admit, settle, pause, tune | claim, lanes | what all lanes of a provider share: paused_until, paused_why, paused_by; rpm, tpm and their buckets as of a lane; probing and probe: one job goes first |
 | `<ns>:open:<lane>` | zset | none | submit, claim, settle | claim | flows with work now, by priority and jobs served |
 | `<ns>:wait:<lane>` | zset | none | claim, settle | claim | flows whose next job is due later, by ms |
 | `<ns>:leases:<lane>` | zset | none | claim, renew, settle | lapse | ids in flight, by the end of their lease in ms |
@@ -24,17 +25,22 @@
 | `<ns>:parked:<limit>` | zset | none | admit | settle, limit | parked flows by their need in nusd |
 | `<ns>:starved:<limit>` | string | 60 s | lapse | admit | the flow that waited 30 s: nothing smaller may pass it |
 | `<ns>:strikes` | hash | none | lapse, settle | claim | per job: attempts of unknown outcome, claims without an admit |
+| `<ns>:history:<id>` | list | none; results_days once its job has ended | settle, lapse | job | one line per attempt that did not answer the job, the last 20: when (ms), host and pid, lane, class, status, request id, money, nusd, ms, message |
+| `<ns>:deadlines` | zset | none | submit, retry | expire | `<batch>`, a tab and the id of jobs that have a deadline, by that in ms |
 | `<ns>:flow:<priority>:<batch>:<lane>` | zset | none | submit, claim, settle | claim, arq | job ids: sequence numbers < 1e12, due times and lease ends in ms |
-| `<ns>:batch:<batch>` | hash | ids_days | submit, settle | everybody | name, created_ms, total, sealed, cancelled, counts |
+| `<ns>:batch:<batch>` | hash | ids_days | submit, settle | everybody | name, created_ms, total, sealed, cancelled, aborted, counts |
 | `<ns>:batches` | zset | none | submit | batches | batch ids by creation in ms |
 | `<ns>:flows:<batch>` | set | ids_days | submit | cancel, status | the flows of a batch |
+| `<ns>:movable` | set | none | submit, settle, move | workers | flows whose jobs name fallbacks; empty ones are forgotten by move |
+| `<ns>:spread` | set | none | submit, settle, move | workers | flows whose jobs several lanes share |
 | `<ns>:ids:<batch>` | hash | ids_days | submit | submit | job digest: body digest; the tombstones |
 | `<ns>:results:<batch>` | stream | results_days | settle, drop | results, client | entries of id, outcome pairs, one entry per settled group |
+| `<ns>:content:<digest>` | string | 7 days | submit with reuse | submit with reuse | id of the job that asked this first, to reuse its answer |
 | `<ns>:cancelled` | set | none | cancel | workers | batches whose waiting jobs are still to be swept |
 | `<ns>:bell:lane:<lane>`, `<ns>:bell:batch:<batch>` | list | 60 s | submit, claim, settle | workers | at most 4 doorbell tokens |
-| `<ns>:control` | channel | - | submit, limit, cancel | workers | "lane <lane>", "limit <scope>", "cancel <batch>", "pause <lane>" |
+| `<ns>:control` | channel | - | submit, limit, cancel | workers | "lane <lane>", "limit <scope>", "cancel <batch>", "abort <batch>", "pause <lane>" |
 | `<ns>:workers` | zset | 1 hour | workers | lanes, workers | ids of worker processes, by their last heartbeat in ms |
-| `<ns>:worker:<id>` | hash | 30 s | workers | lanes, workers | host, pid, version, started_ms, batch, in flight, lanes (one a line) |
+| `<ns>:worker:<id>` | hash | 30 s | workers | lanes, workers | host, pid, version, started_ms, batch, in flight, lanes (one a line), retried and errors (lane, tab, which), stopped (provider, tab, why) |
 | `<ns>:housekeeping` | zset | none | arq's cron | arq | arq's own queue for housekeeping |
 | `arq:job:<id>` | string | none | submit, retry | claim, arq | arq's job dictionary, MessagePack |
 | `arq:in-progress:<id>` | string | none | claim, settle, lapse | arq, settle | attempt token (16 characters), then the flow |
@@ -146,6 +152,16 @@ class Keys:
         return f"{self.prefix}cancelled"
 
     @property
+    def movable(self) -> str:
+        """Flows whose jobs may be answered by other lanes when theirs cannot."""
+        return f"{self.prefix}movable"
+
+    @property
+    def spread(self) -> str:
+        """Flows whose jobs several lanes share."""
+        return f"{self.prefix}spread"
+
+    @property
     def workers(self) -> str:
         """Worker processes by their last heartbeat."""
         return f"{self.prefix}workers"
@@ -193,6 +209,10 @@ class Keys:
         """A lane's state."""
         return f"{self.prefix}lane:{lane}"
 
+    def provider(self, provider_id: str) -> str:
+        """A provider's state: what all its lanes share."""
+        return f"{self.prefix}provider:{provider_id}"
+
     def leases(self, lane: str) -> str:
         """A lane's ids in flight."""
         return f"{self.prefix}leases:{lane}"
@@ -221,6 +241,15 @@ class Keys:
         """A worker process's heartbeat."""
         return f"{self.prefix}worker:{worker_id}"
 
+    @property
+    def deadlines(self) -> str:
+        """Jobs that have a deadline, by it."""
+        return f"{self.prefix}deadlines"
+
+    def history(self, job_id: str) -> str:
+        """What was tried of a job and did not answer it."""
+        return f"{self.prefix}history:{job_id}"
+
     def opened(self, lane: str) -> str:
         """A lane's flows with work now."""
         return f"{self.prefix}open:{lane}"
@@ -228,6 +257,10 @@ class Keys:
     def waiting(self, lane: str) -> str:
         """A lane's flows whose next job is due later."""
         return f"{self.prefix}wait:{lane}"
+
+    def content(self, digest: str) -> str:
+        """Which job asked this first."""
+        return f"{self.prefix}content:{digest}"
 
     @staticmethod
     def job(job_id: str) -> str:

@@ -149,7 +149,8 @@ class Ledger:
     async def limits(self, named: Iterable[str] | None = None) -> list[Limit]:
         """Every limit there is, or of the scopes named, by scope: for good, then per day, then per month."""
         names = await self._names(named)
-        kinds = [(name, per) for name in names for per in (None, *PERIODS)]
+        windows: tuple[Per | None, ...] = (None, *PERIODS)
+        kinds: list[tuple[str, Per | None]] = [(name, per) for name in names for per in windows]
         if not kinds:
             return []
         amounts = await self.redis.mget([self.keys.limit(limit_name(name, per)) for name, per in kinds])
@@ -243,7 +244,8 @@ def limit_name(scope: str, per: Per | None) -> str:
 def parts_of_limit(name: str) -> tuple[str, Per | None]:
     """Tell a limit's scope, and the window it is for; what `limit_name` joined."""
     head, _, rest = name.partition(":")
-    return next(((rest, per) for per in PERIODS if per == head), (name, None))
+    windows: dict[str, Per] = {per: per for per in PERIODS}
+    return (rest, windows[head]) if head in windows else (name, None)
 
 
 def _scope(name: str, limit: Any, counters: Mapping[Any, Any]) -> Scope:

@@ -9,13 +9,14 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from redis.asyncio import Redis
-from redis.exceptions import AuthenticationError, RedisError
+from redis.exceptions import RedisError
 
 from farebox.batch import Batch
-from farebox.connection import AWAY
-from farebox.errors import ServerError
+from farebox.connection import passes, refuses_login
+from farebox.errors import ServerAwayError, ServerError
 from farebox.keys import Keys
 from farebox.ledger import Ledger
+from farebox.reuse import Reuse, batch_of
 from farebox.waiting import Waiting
 
 T = TypeVar("T")
@@ -39,13 +40,15 @@ class Link:
         self.keys = Keys(namespace)
         self.ledger = Ledger(redis, namespace)
         self.waiting = Waiting(redis, self.keys)
-        self._batches: OrderedDict[str, Batch] = OrderedDict()
+        self._batches: OrderedDict[tuple[str, Reuse | None], Batch] = OrderedDict()
         self._calls = asyncio.Semaphore(MOST_AT_ONCE)
 
-    def batch(self, batch_id: str) -> Batch:
+    def batch(self, batch_id: str, reuse: Reuse | None = None) -> Batch:
         """The batch of this id; the last ones are kept, with what they know of the ledger. Raises: InputError."""
-        batch = self._batches.pop(batch_id, None) or Batch(self.redis, batch_id, namespace=self.keys.namespace)
-        self._batches[batch_id] = batch
+        key: tuple[str, Reuse | None] = (batch_id, reuse)
+        namespace = self.keys.namespace
+        batch = self._batches.pop(key, None) or batch_of(self.redis, batch_id, namespace=namespace, reuse=reuse)
+        self._batches[key] = batch
         if len(self._batches) > MOST_BATCHES:
             self._batches.popitem(last=False)
         return batch
@@ -60,13 +63,13 @@ class Link:
             try:
                 async with self._calls:
                     return await act()
-            except AuthenticationError:
-                raise ServerError(f"{self.where} refuses the password or user in its URL.") from None
-            except AWAY as error:
+            except (RedisError, OSError) as error:
+                if refuses_login(error):
+                    raise ServerError(f"{self.where} refuses the password or user in its URL.") from None
+                if not passes(error):
+                    raise ServerError(f"{self.where}: {error}") from error
                 if time.monotonic() + pause_s > ends:
                     reason = str(error) or type(error).__name__
-                    raise ServerError(f"{self.where} is away ({reason}): nothing was lost, try again.") from error
-            except RedisError as error:
-                raise ServerError(f"{self.where}: {error}") from error
+                    raise ServerAwayError(f"{self.where} is away ({reason}): nothing was lost, try again.") from error
             await asyncio.sleep(pause_s)
             pause_s *= 2

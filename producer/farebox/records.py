@@ -1,7 +1,8 @@
 """What crosses a process boundary: frozen Structs, written as MessagePack arrays.
 
 Evolution: fields are only ever appended, each with a default; none is renamed, retyped or moved. `v` says which
-version wrote a record; a reader takes every version up to its own and newer ones by their known fields.
+version wrote a record; a reader takes every version up to its own and newer ones by their known fields. A word may be
+added to a `Literal`: whoever does not know it refuses the record by name, so workers are upgraded before producers.
 Golden bytes in `tests/test_records.py` hold this. Never pickle.
 """
 
@@ -12,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-Api = Literal["chat", "messages"]
+Api = Literal["chat", "messages", "responses", "embeddings"]
 Outcome = Literal["succeeded", "failed", "cancelled"]
 Finish = Literal["answered", "truncated", "tool_call", "refused", "filtered", ""]
 Tier = Literal["standard", "flex"]
@@ -25,6 +26,8 @@ class Job(msgspec.Struct, frozen=True, array_like=True):
     output cap and what the budget demands. `max_tokens` is the cap used when the body has none (None: the model's
     default). `drop_params` names parameters that may be dropped when the provider's API cannot say them.
     `deadline_ms` is in ms since 1970, UTC: after it the job is not sent any more, and fails. 0 is none.
+    `fallbacks` names further lanes that may answer it (a model_ref, and `@flex`), in order; `spread` says that they and
+    the first are equals, and whichever is free does (see `farebox.fallback`).
     """
 
     v: int
@@ -37,6 +40,8 @@ class Job(msgspec.Struct, frozen=True, array_like=True):
     tags: tuple[str, ...] = ()
     drop_params: tuple[str, ...] = ()
     deadline_ms: int = 0
+    fallbacks: tuple[str, ...] = ()
+    spread: bool = False
 
 
 class Result(msgspec.Struct, frozen=True, array_like=True):
@@ -47,6 +52,10 @@ class Result(msgspec.Struct, frozen=True, array_like=True):
     `cost_nusd` is the cost of every attempt that is known; `unconfirmed_nusd` what lost attempts may have cost.
     `tier` was asked for, `served_tier` is the one that the provider says it served ("" when it does not say), and
     `saved_nusd` what the same usage would have cost more at standard prices; negative when it cost less.
+    `reused_from` is the id of the job whose answer this is, "" when it is its own; `saved_nusd` is what that one cost.
+    `model_ref` is the one that answered, or failed last; `asked` the lane that the job named first, where that was
+    another one, else "".
+    `error_code` is the provider's own word where it has one, `failure_class` ours, by which failures are retried.
     """
 
     v: int
@@ -72,10 +81,16 @@ class Result(msgspec.Struct, frozen=True, array_like=True):
     capped_by_default: bool = False
     served_tier: str = ""
     saved_nusd: int = 0
+    reused_from: str = ""
+    asked: str = ""
+    failure_class: str = ""
 
 
 class JobEnvelope(msgspec.Struct, frozen=True):
-    """arq's own job dictionary (`arq.jobs.serialize_job`): try, function, args, kwargs, enqueue time in ms."""
+    """arq's own job dictionary (`arq.jobs.serialize_job`): try, function, args, kwargs, enqueue time in ms.
+
+    `k` holds notes: `retried` (see `ResultEnvelope`), `moved` (see `farebox.fallback`).
+    """
 
     t: int | None
     f: str
@@ -119,6 +134,11 @@ def encode_job(job: Job, enqueued_ms: int, *, retried_ms: int = 0) -> bytes:
     return _encoder.encode(JobEnvelope(t=None, f=FUNCTION, a=(job,), k=notes, et=enqueued_ms))
 
 
+def encode_again(envelope: JobEnvelope) -> bytes:
+    """Write a job that was read, with what was noted since."""
+    return _encoder.encode(envelope)
+
+
 def decode_job(payload: bytes) -> JobEnvelope:
     """Read a job. Raises: msgspec.DecodeError when it is not one of ours."""
     return _job_decoder.decode(payload)
@@ -141,6 +161,12 @@ def job_id(namespace: str, batch_id: str, custom_id: str) -> str:
     """
     digest = hashlib.blake2b(f"{batch_id}\0{custom_id}".encode(), digest_size=12, person=b"farebox job")
     return f"{namespace}:{digest.hexdigest()}"
+
+
+def content_digest(job: Job) -> str:
+    """Stand for what a job asks among all jobs of a namespace, in 32 hex digits: an answer may be found by it."""
+    content = _encoder.encode((job.model_ref, job.api, job.body, job.max_tokens, job.tier, job.drop_params))
+    return hashlib.blake2b(content, digest_size=16, person=b"farebox content").hexdigest()
 
 
 def body_digest(job: Job) -> str:

@@ -6,13 +6,15 @@ Reading sends nothing. Every refusal is an InputError that says what to change.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 import msgspec
 
+from farebox.apis import api_of
 from farebox.errors import InputError
-from farebox.keys import check_tag
+from farebox.fallback import check_fallbacks
+from farebox.keys import check_tag, lane_of
 from farebox.records import VERSION, Api, Job, Tier
 from farebox.schema import asked_as
 
@@ -20,8 +22,8 @@ Message = Mapping[str, object]
 When = datetime | timedelta
 MAX_BODY_BYTES = 8_000_000
 MAX_JOB_ID = 512  # characters
-_APIS: dict[str, Api] = {"/v1/chat/completions": "chat", "/v1/messages": "messages"}
-_CAPS = ("max_tokens", "max_completion_tokens", "n")
+_STORED = {"prompt", "conversation", "previous_response_id"}  # by which a response may do without input
+_CAPS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "n")
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,7 +32,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         model: `provider:model`, such as `openai:gpt-5-mini`.
         messages: the conversation, in the words of `api`; or
-        prompt: the text of a single user message.
+        prompt: the text of a single user message. What `responses` and `embeddings` call `input` stands in the body.
         max_tokens: the output cap in tokens; None for the model's default. It bounds what the job can cost.
         job_id: 1 to 512 characters: the same id in the same batch is the same job. None makes a new one up.
         tags: the cost is counted under each, and bound by its limit.
@@ -38,9 +40,12 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
             parked or paused its turn does not come. A moment with its time zone, or a time from now.
         response_schema: the type that the answer is to fit; see `Answer.parse`.
         tier: `standard`, or `flex`, which costs half and may take long, where the vendor has it.
-        api: whose words `messages` and `body` are: `chat` (chat completions) or `messages` (Anthropic). Either is
-            translated for the other's models.
+        api: whose words `messages` and `body` are: `chat` (chat completions) or `messages` (Anthropic), of which
+            either is translated for the other's models; `responses` or `embeddings` (OpenAI), which are not.
         drop_params: parameters that may be dropped when the provider's API cannot say them.
+        fallbacks: further models, in order, with `@flex` for that tier: the next one is asked when one has failed for
+            good, or cannot go on for long. `Answer.model_ref` says which one answered.
+        spread: the model and its fallbacks are equals: whichever has room answers.
         body: whatever else the request holds, such as `temperature` or `tools`; it passes through untouched.
     """
 
@@ -55,6 +60,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     tier: Tier = "standard"
     api: Api = "chat"
     drop_params: Sequence[str] = ()
+    fallbacks: Sequence[str] = ()
+    spread: bool = False
     body: Mapping[str, object] = {}
 
 
@@ -68,8 +75,11 @@ def job_of(request: Request, job_id: str) -> Job:
     provider, _, model = request.model.partition(":")
     if not provider or not model:
         raise InputError(f"model {request.model!r}: name it as provider:model, such as openai:gpt-5-mini")
-    if isinstance(request.tags, str):
-        raise InputError(f"tags={request.tags!r} is a text: give a list of texts")
+    for name, texts in (("tags", request.tags), ("fallbacks", request.fallbacks)):
+        if isinstance(texts, str):
+            raise InputError(f"{name}={texts!r} is a text: give a list of texts")
+    if request.spread and not request.fallbacks:
+        raise InputError(f"spread over {request.model} alone: name its equals as fallbacks")
     if request.max_tokens is not None and request.max_tokens < 1:
         raise InputError(f"max_tokens must be at least 1, not {request.max_tokens}")
     return Job(
@@ -83,14 +93,17 @@ def job_of(request: Request, job_id: str) -> Job:
         tuple(check_tag(tag) for tag in request.tags),
         tuple(request.drop_params),
         ms_of("deadline", request.deadline),
+        check_fallbacks(lane_of(request.model, request.tier), tuple(request.fallbacks)),
+        request.spread,
     )
 
 
 def request_of(item: Item, defaults: Request, number: int) -> tuple[Request, str]:
     """Read one item of a batch; return it with its job id, `line-N` when it has none. Raises: InputError.
 
-    A dict is OpenAI's batch line (`custom_id`, `method`, `url`, `body`) or the short form (`messages` or `prompt`, and
-    whatever else belongs into the body). `defaults` gives what an item does not say itself.
+    A dict is OpenAI's batch line (`custom_id`, `method`, `url`, `body`), Anthropic's (`custom_id`, `params`), or the
+    short form (`messages` or `prompt`, and whatever else belongs into the body). `defaults` gives what an item does not
+    say itself.
     """
     if isinstance(item, Request):
         return item, item.job_id or f"line-{number}"
@@ -100,15 +113,20 @@ def request_of(item: Item, defaults: Request, number: int) -> tuple[Request, str
     custom_id = members.pop("custom_id", None) or f"line-{number}"
     own = members.pop("farebox", None)
     api = defaults.api
-    if members.keys() & {"body", "url", "method"}:
+    prompt = None
+    if members.keys() & {"body", "url", "method", "params"}:
         api, members = _line(members)
+    else:
+        prompt = members.pop("prompt", None)
     model = members.pop("model", None) or defaults.model
-    prompt = members.pop("prompt", None)
     if not isinstance(custom_id, str) or not isinstance(model, str) or not isinstance(prompt, str | None):
         raise InputError("custom_id, model and prompt are texts")
+    said = _own(own)
     request = msgspec.structs.replace(
-        defaults, model=model, prompt=prompt, api=api, tags=[*defaults.tags, *_own_tags(own)], body=members
+        defaults, model=model, prompt=prompt, api=api, tags=[*defaults.tags, *said.get("tags", [])], body=members
     )
+    if "fallbacks" in said:
+        request = msgspec.structs.replace(request, fallbacks=said["fallbacks"], spread=False)
     return request, custom_id
 
 
@@ -124,34 +142,27 @@ def ms_of(name: str, when: When | None) -> int:
 
 
 def _line(members: dict[str, object]) -> tuple[Api, dict[str, object]]:
-    url, body = members.get("url"), members.get("body")
-    if not isinstance(url, str) or url not in _APIS:
-        raise InputError(f"unknown url {url!r}: it must be {' or '.join(_APIS)}")
+    """Take the API and the body out of a batch line, OpenAI's or Anthropic's."""
+    holder = "params" if "params" in members else "body"
+    body = members.get(holder)
+    api: Api = "messages" if holder == "params" else api_of(str(members.get("url")))
     if not isinstance(body, Mapping):
-        raise InputError('no body: "body" must hold the request as a dict')
-    if stray := members.keys() - {"url", "body", "method"}:
-        raise InputError(f"{min(stray)!r} stands beside the body: move it into the body, or remove it")
-    return _APIS[url], dict(body)
+        raise InputError(f'no {holder}: "{holder}" must hold the request as a dict')
+    if stray := members.keys() - ({"params"} if holder == "params" else {"url", "body", "method"}):
+        raise InputError(f"{min(stray)!r} stands beside the {holder}: move it into the {holder}, or remove it")
+    return api, dict(body)
 
 
-def _own_tags(own: object) -> Iterable[str]:
+def _own(own: object) -> dict[str, list[str]]:
     try:
-        return msgspec.convert(own or {}, dict[str, list[str]]).get("tags", [])
+        return msgspec.convert(own or {}, dict[str, list[str]])
     except msgspec.ValidationError as error:
-        raise InputError(f'"farebox" takes {{"tags": ["…"]}} only: {error}') from None
+        raise InputError(f'"farebox" takes {{"tags": ["…"], "fallbacks": ["…"]}} only: {error}') from None
 
 
 def _body(request: Request) -> dict[str, object]:
     body = dict(request.body)
-    messages = body.pop("messages", None) if request.messages is None else request.messages
-    if (messages is None) == (request.prompt is None):
-        raise InputError("give messages=[…] or prompt=…, one of them")
-    if request.prompt is not None:
-        if not request.prompt.strip():
-            raise InputError("the prompt is empty")
-        messages = [{"role": "user", "content": request.prompt}]
-    if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
-        raise InputError("messages must be a list of at least one message")
+    said = _said(request, body)
     if "model" in body:
         raise InputError("model stands in the body: name it as provider:model, outside")
     if body.get("stream"):
@@ -161,7 +172,34 @@ def _body(request: Request) -> dict[str, object]:
         if value is not None and (not isinstance(value, int) or value < 1):
             raise InputError(f"{name} must be a whole number of at least 1, not {value!r}")
     asked = asked_as(request.response_schema, request.api) if request.response_schema else {}
-    return {"messages": messages, **body, **asked}
+    text, format_ = body.get("text"), asked.get("text")
+    if isinstance(text, Mapping) and isinstance(format_, Mapping):
+        asked = {"text": {**text, **format_}}  # it may say how wordy the answer is to be
+    return {**said, **body, **asked}
+
+
+def _said(request: Request, body: dict[str, object]) -> dict[str, object]:
+    """Find what is asked, and name it as the API does; take it out of the body. Raises: InputError."""
+    name = "input" if request.api in {"responses", "embeddings"} else "messages"
+    if name == "messages" and "input" in body:
+        raise InputError('input goes with api="responses" or api="embeddings", in a dict with their url')
+    if request.api == "embeddings" and request.messages is not None:
+        raise InputError("embeddings take no messages: give input=… or prompt=…")
+    own = body.pop(name, None)
+    given = [one for one in (request.messages, request.prompt, own) if one is not None]
+    if not given and request.api == "responses" and body.keys() & _STORED:
+        return {}
+    if len(given) != 1:
+        raise InputError(f"give {name}=[…] or prompt=…, one of them")
+    asked = given[0]
+    if request.prompt is not None:
+        if not request.prompt.strip():
+            raise InputError("the prompt is empty")
+        asked = request.prompt if name == "input" else [{"role": "user", "content": request.prompt}]
+    elif not asked or not isinstance(asked, Sequence) or (name == "messages" and isinstance(asked, str)):
+        what = "messages must be a list of at least one message"
+        raise InputError(what if name == "messages" else "input must be a text, or a list of at least one item")
+    return {name: asked}
 
 
 def _encoded(body: dict[str, object]) -> bytes:

@@ -1,9 +1,12 @@
-"""What a model said, read out of a provider's JSON: chat completions, Anthropic's messages, or OpenAI's responses.
+"""What a model said, read out of a provider's JSON: chat completions, Anthropic's messages, OpenAI's responses.
 
 It reads leniently: what is not there, or is of another shape, was not said.
 """
 
 from __future__ import annotations
+
+import base64
+import struct
 
 import msgspec
 from msgspec import Raw
@@ -47,7 +50,16 @@ class _Body(msgspec.Struct, frozen=True):
     output: list[_Part] = []
 
 
+class _Vector(msgspec.Struct, frozen=True):
+    embedding: list[float] | str
+
+
+class _Vectors(msgspec.Struct, frozen=True):
+    data: list[_Vector] = []
+
+
 _body = msgspec.json.Decoder(_Body)
+_vectors = msgspec.json.Decoder(_Vectors)
 _content = msgspec.json.Decoder(str | list[_Part] | None)
 _TEXTS = frozenset(("text", "output_text"))
 
@@ -70,6 +82,21 @@ def said_tool_calls(raw: bytes) -> list[tuple[str, str, str]]:
     blocks = body.content if isinstance(body.content, list) else []
     used = [(block.id, block.name, bytes(block.input).decode()) for block in blocks if block.type == "tool_use"]
     return used + [(item.call_id, item.name, item.arguments) for item in body.output if item.type == "function_call"]
+
+
+def said_embeddings(raw: bytes) -> list[list[float]]:
+    """Return the vectors of an embeddings answer, in the order of its input; base64 is 32-bit floats."""
+    try:
+        return [_floats(vector.embedding) for vector in _vectors.decode(raw).data]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, struct.error):
+        return []
+
+
+def _floats(embedding: list[float] | str) -> list[float]:
+    if isinstance(embedding, list):
+        return embedding
+    packed = base64.b64decode(embedding, validate=True)
+    return [value for (value,) in struct.iter_unpack("<f", packed)]
 
 
 def _read(raw: bytes) -> _Body:

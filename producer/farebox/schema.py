@@ -27,12 +27,21 @@ def asked_as(schema: type[object], api: Api) -> Json:
     The schema is written as both vendors' strict modes want it: no other members, every member required.
     Raises: InputError when the type has no JSON schema, or its JSON is no object.
     """
-    asked = _schema_of(schema)
+    return asked_in(_schema_of(schema), getattr(schema, "__name__", "answer"), api)
+
+
+def asked_in(schema: Json, name: str, api: Api) -> Json:
+    """Return the member of a request's body that asks for JSON of a JSON schema, as `asked_as` does for a type."""
+    asked = copy.deepcopy(schema)
     is_strict = not _is_open(asked)
     _close(asked)
     if api == "messages":
         return {"output_config": {"format": {"type": "json_schema", "schema": asked}}}
-    name = _NAME.sub("_", getattr(schema, "__name__", "answer"))[:64]
+    if api == "embeddings":
+        raise InputError("embeddings are vectors: they take no schema of the answer")
+    name = _NAME.sub("_", name)[:64]
+    if api == "responses":
+        return {"text": {"format": {"type": "json_schema", "name": name, "schema": asked, "strict": is_strict}}}
     return {
         "response_format": {
             "type": "json_schema",

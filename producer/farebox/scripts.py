@@ -39,9 +39,9 @@ SHARED = files("farebox") / "lua"
 
 
 def load(name: str, *before: str, folder: Traversable = SHARED) -> Script:
-    """Read `name`.lua of a folder, with the named files of `farebox/lua` before it."""
-    parts = [(SHARED / f"{part}.lua").read_text("utf-8") for part in before]
-    return Script(name, "\n".join([*parts, (folder / f"{name}.lua").read_text("utf-8")]))
+    """Read `name`.lua of a folder, with the named files before it, of that folder or of `farebox/lua`."""
+    found = [(folder if (folder / f"{part}.lua").is_file() else SHARED) / f"{part}.lua" for part in before]
+    return Script(name, "\n".join(part.read_text("utf-8") for part in [*found, folder / f"{name}.lua"]))
 
 
 CREATE = load("create")
@@ -53,6 +53,7 @@ CONFIRM = load("confirm", "prelude", "tally", "scopes")
 CANCEL = load("cancel", "prelude")
 DROP = load("drop", "prelude")
 RETRY = load("retry", "prelude")
+REUSE = load("reuse", "prelude")
 ADOPT = load("adopt")
 
 ANYWAY = "!"  # as an epoch: speak to whatever is left of the ledger

@@ -23,6 +23,7 @@ from farebox.handle import BatchHandle, JobHandle, JobStatus
 from farebox.ledger import GLOBAL
 from farebox.records import Api, Tier
 from farebox.request import Item, Message, When
+from farebox.reuse import Reuse
 
 T = TypeVar("T")
 
@@ -120,7 +121,7 @@ class SyncClient:
     Use it as `with`, or call `close()` at the end. It may be called again after that.
 
     Args:
-        url: where Redis is (redis://, rediss://, unix://); the environment's FAREBOX_REDIS_URL when left out.
+        url: where Redis is (redis://, rediss://, unix://, sentinel://); by default the environment's FAREBOX_REDIS_URL.
         namespace: which bus on that server.
 
     Raises: ConfigError when there is no URL.
@@ -165,6 +166,9 @@ class SyncClient:
         tier: Tier = "standard",
         api: Api = "chat",
         drop_params: Sequence[str] = (),
+        fallbacks: Sequence[str] = (),
+        spread: bool = False,
+        reuse: Reuse | None = None,
         **body: object,
     ) -> SyncJobHandle:
         """Submit one completion, and return at once with its handle; see `Client.submit`."""
@@ -172,7 +176,8 @@ class SyncClient:
             lambda client: client.submit(
                 model, messages=messages, prompt=prompt, max_tokens=max_tokens, job_id=job_id, tags=tags,
                 priority=priority, deadline=deadline, not_before=not_before, batch=batch,
-                response_schema=response_schema, tier=tier, api=api, drop_params=drop_params, **body,
+                response_schema=response_schema, tier=tier, api=api, drop_params=drop_params, fallbacks=fallbacks,
+                spread=spread, reuse=reuse, **body,
             )
         )  # fmt: skip
         return SyncJobHandle(self._hub, handle.batch_id, handle.job_id, is_new=handle.is_new)
@@ -192,6 +197,9 @@ class SyncClient:
         response_schema: type[object] | None = None,
         tier: Tier = "standard",
         drop_params: Sequence[str] = (),
+        fallbacks: Sequence[str] = (),
+        spread: bool = False,
+        reuse: Reuse | None = None,
         ids_days: float = 90,
         results_days: float = 7,
         window_jobs: int = WINDOW_JOBS,
@@ -205,14 +213,17 @@ class SyncClient:
             lambda client: client.begin_batch(
                 name=name, model=model, budget_usd=budget_usd, max_tokens=max_tokens, tags=tags, priority=priority,
                 deadline=deadline, not_before=not_before, response_schema=response_schema, tier=tier,
-                drop_params=drop_params, window_jobs=window_jobs, window_bytes=window_bytes,
+                drop_params=drop_params, fallbacks=fallbacks, spread=spread, reuse=reuse, window_jobs=window_jobs,
+                window_bytes=window_bytes,
             )
         )  # fmt: skip
         for item in items:
             if feed.take(item):
                 self._hub.run(lambda _: feed.flush())
         handle = self._hub.run(lambda _: feed.seal(ids_days=ids_days, results_days=results_days))
-        return SyncBatchHandle(self._hub, handle.batch_id, created=handle.created, existing=handle.existing)
+        return SyncBatchHandle(
+            self._hub, handle.batch_id, created=handle.created, existing=handle.existing, reused=handle.reused
+        )
 
     def job(self, job_id: str, *, batch: str = DEFAULT_BATCH) -> SyncJobHandle:
         """The handle of a job that was submitted before, by any process; nothing is looked up yet."""
@@ -258,10 +269,11 @@ class SyncJobHandle:
 class SyncBatchHandle:
     """One batch; see `BatchHandle`. It may be handed to other threads, and to a forked process."""
 
-    def __init__(self, hub: _Hub, batch_id: str, *, created: int = 0, existing: int = 0) -> None:
+    def __init__(self, hub: _Hub, batch_id: str, *, created: int = 0, existing: int = 0, reused: int = 0) -> None:
         self.batch_id = batch_id
         self.created = created
         self.existing = existing
+        self.reused = reused
         self._hub = hub
 
     def __repr__(self) -> str:
@@ -300,9 +312,9 @@ class SyncBatchHandle:
         """Wait up to `timeout` seconds until every job has ended; see `BatchHandle.wait`."""
         return self._hub.run(lambda client: self._on(client).wait(timeout))
 
-    def cancel(self) -> bool:
+    def cancel(self, *, now: bool = False) -> bool:
         """Stop everything that is not sent; see `BatchHandle.cancel`."""
-        return self._hub.run(lambda client: self._on(client).cancel())
+        return self._hub.run(lambda client: self._on(client).cancel(now=now))
 
     def retry_failed(self) -> int:
         """Submit every failed job again; see `BatchHandle.retry_failed`."""

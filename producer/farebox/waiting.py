@@ -12,6 +12,7 @@ import logging
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
@@ -98,7 +99,7 @@ class Waiting:
 
     async def aclose(self) -> None:
         """Stop waiting; whoever still waits is told. Safe to call twice."""
-        tasks = {task for task in (self._task, self._reading) if task}
+        tasks: set[asyncio.Task[Any]] = {task for task in (self._task, self._reading) if task}
         self._task = self._reading = None
         while tasks:  # redis-py can swallow a cancellation that comes while it times out
             for task in tasks:

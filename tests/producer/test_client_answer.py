@@ -105,6 +105,64 @@ def test_an_answer_that_does_not_fit_keeps_the_text_and_the_cost():
         answer(chat('{"x":'), finish="truncated").parse(Point)
 
 
+@pytest.mark.parametrize(
+    ("body", "vectors"),
+    [
+        ({"data": [{"index": 0, "embedding": [0.5, -1]}, {"index": 1, "embedding": [0, 2]}]}, [[0.5, -1], [0, 2]]),
+        ({"data": [{"index": 0, "embedding": "AAAAPwAAgL8="}]}, [[0.5, -1]]),
+        ({"data": [{"index": 0, "embedding": "AAAA"}]}, []),
+        ({"data": [{"index": 0, "embedding": "é"}]}, []),
+        ({"choices": []}, []),
+        (b"not JSON", []),
+    ],
+)
+def test_vectors_are_read_as_numbers_however_they_were_sent(body, vectors):
+    assert answer(body).embeddings == vectors
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        ({"api": "responses", "prompt": "Hi"}, {"input": "Hi"}),
+        ({"api": "responses", "body": {"input": "Hi", "n": 1}}, {"input": "Hi", "n": 1}),
+        ({"api": "responses", "messages": [{"role": "user", "content": "Hi"}]},
+         {"input": [{"role": "user", "content": "Hi"}]}),
+        ({"api": "embeddings", "prompt": "Hi"}, {"input": "Hi"}),
+        ({"api": "embeddings", "body": {"input": [[1, 2], [3]]}}, {"input": [[1, 2], [3]]}),
+    ],
+)  # fmt: skip
+def test_what_is_asked_bears_the_name_that_its_api_has_for_it(given, asked):
+    assert json.loads(job_of(Request(model=MODEL, **given), "a").body) == asked
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"body": {"input": "Hi"}}, 'api="responses"'),
+        ({"api": "embeddings", "messages": [{}]}, "embeddings take no messages"),
+        ({"api": "embeddings"}, "give input"),
+        ({"api": "embeddings", "body": {"input": ""}}, "input must be"),
+        ({"api": "responses", "body": {"input": 7}}, "input must be"),
+        ({"api": "responses", "prompt": "Hi", "body": {"input": "Ho"}}, "one of them"),
+        ({"api": "responses", "prompt": "Hi", "body": {"max_output_tokens": 0}}, "max_output_tokens"),
+        ({"api": "embeddings", "prompt": "Hi", "response_schema": Point}, "no schema"),
+    ],
+)
+def test_what_an_api_has_no_words_for_is_refused(given, said):
+    with pytest.raises(farebox.InputError, match=said):
+        job_of(Request(model=MODEL, **given), "a")
+
+
+def test_a_response_is_asked_for_a_type_beside_what_its_text_says_else():
+    request = Request(
+        model=MODEL, prompt="Hi", api="responses", response_schema=Point, body={"text": {"verbosity": "low"}}
+    )
+    text = json.loads(job_of(request, "a").body)["text"]
+    assert text["verbosity"] == "low"
+    assert (text["format"]["type"], text["format"]["name"], text["format"]["strict"]) == ("json_schema", "Point", True)
+    assert text["format"]["schema"]["required"] == ["x", "y"]
+
+
 def test_a_job_that_failed_is_no_invalid_reply():
     failed = answer_of("b", Result(1, "a", MODEL, "failed", error_code="x", error_message="y"))
     with pytest.raises(farebox.JobFailedError):
@@ -174,6 +232,12 @@ DEFAULTS = Request(model=MODEL, max_tokens=9, tags=("all",))
          {"messages": [{"role": "user", "content": "Hi"}], "n": 2}),
         ({"custom_id": "c", "method": "POST", "url": "/v1/messages", "body": {"messages": [{}], "max_tokens": 4}}, "c",
          "messages", {"messages": [{}], "max_tokens": 4}),
+        ({"custom_id": "c", "params": {"messages": [{}], "max_tokens": 4}}, "c", "messages",
+         {"messages": [{}], "max_tokens": 4}),
+        ({"url": "https://api.openai.com/v1/responses", "body": {"input": "Hi", "store": False}}, "line-3",
+         "responses", {"input": "Hi", "store": False}),
+        ({"url": "/v1/responses", "body": {"prompt": {"id": "p"}}}, "line-3", "responses", {"prompt": {"id": "p"}}),
+        ({"url": "/v1/embeddings", "body": {"input": ["Hi", "Ho"]}}, "line-3", "embeddings", {"input": ["Hi", "Ho"]}),
     ],
 )  # fmt: skip
 def test_a_dict_is_a_line_of_a_file(item, name, api, body):
@@ -193,7 +257,9 @@ def test_a_dict_s_own_model_and_tags_are_kept():
     [
         ("text", "dict"),
         ({"custom_id": 5, "prompt": "Hi"}, "texts"),
-        ({"url": "/v1/moderations", "body": {}}, "url"),
+        ({"url": "/v1/moderations", "body": {}}, "unknown url '/v1/moderations': supported are"),
+        ({"body": {}}, "unknown url"),
+        ({"params": {"messages": [{}]}, "url": "/v1/messages"}, "'url' stands beside the params"),
         ({"url": "/v1/messages"}, "no body"),
         ({"url": "/v1/messages", "body": {"messages": [{}]}, "prompt": "Hi"}, "stands beside"),
         ({"prompt": "Hi", "farebox": {"tags": "x"}}, "tags"),

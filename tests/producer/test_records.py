@@ -24,7 +24,8 @@ JOB_BYTES = bytes.fromhex(
 )
 
 
-JOB_BYTES_NOW = JOB_BYTES.replace(b"\x91\x99", b"\x91\x9a").replace(b"\xa1k\x80", b"\x00\xa1k\x80")  # with its deadline
+# with its deadline, fallbacks and spread
+JOB_BYTES_NOW = JOB_BYTES.replace(b"\x91\x99", b"\x91\x9c").replace(b"\xa1k\x80", b"\x00\x90\xc2\xa1k\x80")
 
 
 def test_a_job_is_written_as_these_bytes_and_read_from_them():
@@ -37,8 +38,20 @@ def test_a_job_of_an_older_version_is_read_with_defaults():
     assert decode_job(old).a[0] == Job(1, "c", "p:m", "chat", b"{}")
 
 
+@pytest.mark.parametrize("api", ["chat", "messages", "responses", "embeddings"])
+def test_a_job_of_every_api_comes_back(api):
+    job = msgspec.structs.replace(JOB, api=api)
+    assert decode_job(encode_job(job, 1)).a[0] == job
+
+
+def test_a_job_of_an_api_of_tomorrow_is_refused_by_name():
+    newer = [2, "c", "p:m", "speech", b"{}"]
+    with pytest.raises(msgspec.DecodeError, match="speech"):
+        decode_job(msgspec.msgpack.encode({"t": None, "f": "complete", "a": [newer], "k": {}, "et": 1}))
+
+
 def test_a_job_of_a_newer_version_is_read_by_its_known_fields():
-    newer = [2, "c", "p:m", "chat", b"{}", None, "standard", [], [], 0, "a field of tomorrow"]
+    newer = [2, "c", "p:m", "chat", b"{}", None, "standard", [], [], 0, [], False, "a field of tomorrow"]
     read = decode_job(msgspec.msgpack.encode({"t": None, "f": "complete", "a": [newer], "k": {}, "et": 1}))
     assert read.a[0].custom_id == "c"
 
@@ -65,3 +78,7 @@ def test_another_body_cap_or_model_is_another_digest():
     digests = {body_digest(msgspec.structs.replace(JOB, **change)) for change in changed}
     assert len(digests | {body_digest(JOB)}) == 6
     assert body_digest(JOB) == body_digest(msgspec.structs.replace(JOB, tags=("other",)))
+
+
+def test_other_fallbacks_are_the_same_question():
+    assert body_digest(JOB) == body_digest(msgspec.structs.replace(JOB, fallbacks=("p:m",), spread=True))

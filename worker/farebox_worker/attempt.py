@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
-from farebox.errors import FareboxError, ProviderError
+from farebox.errors import FareboxError, ProviderError, UntranslatableError
+from farebox.fallback import as_asked_in, attempts_elsewhere, kind_of, lanes_after, lanes_of, moved
 from farebox.keys import check_tag, lane_of
 from farebox.ledger import GLOBAL
 from farebox.money import MAX_NUSD
@@ -25,11 +27,14 @@ from farebox.records import (
     Result,
     ResultEnvelope,
     decode_job,
+    encode_again,
     encode_result,
 )
 from farebox_worker.bus.claim import Claimed
 from farebox_worker.bus.settle import Money, Settlement, booking_note
-from farebox_worker.failures import NO_ROOM, Verdict, judge
+from farebox_worker.clock import clock
+from farebox_worker.failures import NO_ROOM, Verdict, judge, may_move
+from farebox_worker.history import tried_line
 from farebox_worker.providers.base import Prepared, Reply
 from farebox_worker.routes import Route
 from farebox_worker.tiers import book, tier_named
@@ -41,7 +46,7 @@ UNPRICED = -1  # as a hold: admitted only where no limit applies
 
 @dataclass(slots=True)
 class Attempt:
-    """A claimed job that is ready to be sent. `deadline` is our lease's end by this machine's monotonic clock."""
+    """A claimed job that is ready to be sent. `deadline` is our lease's end by `clock`."""
 
     claimed: Claimed
     envelope: JobEnvelope
@@ -50,11 +55,21 @@ class Attempt:
     hold_nusd: int
     scopes: tuple[str, ...]
     deadline: float
+    job: Job  # as it is asked in its lane
+    status: int | None = None  # of what its provider answered
+    headers: Mapping[str, str] = field(default_factory=dict)  # those that steer us: rate limits and Retry-After
+    retry_after_s: float | None = None
+    is_aborted: bool = False  # its batch was cancelled, and this call with it
 
     @property
     def number(self) -> int:
         """Which try at the job this is, from 1."""
         return self.claimed.attempts + 1
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens its provider may reckon with before it answers: one for four bytes, and the whole cap."""
+        return self.prepared.input_bound // 4 + self.prepared.output_bound
 
 
 def prepare(  # noqa: PLR0911 - one way to fail after the other
@@ -71,20 +86,25 @@ def prepare(  # noqa: PLR0911 - one way to fail after the other
     if claimed.doubts >= MOST_DOUBTS:
         message = f"{claimed.doubts} attempts ended with unknown outcome; their cost is unconfirmed"
         return refuse(claimed, "outcome_unknown", message, envelope)
-    if lane_of(job.model_ref, job.tier) != route.lane:
-        return refuse(claimed, "unroutable", f"the job asks for {job.model_ref}, its lane is {route.lane}", envelope)
-    if 0 < job.deadline_ms <= time.time() * 1000:
+    if route.lane not in lanes_of(job):
+        asks = ", ".join(lanes_of(job))
+        return refuse(claimed, "unroutable", f"the job asks for {asks}, its lane is {route.lane}", envelope)
+    job = as_asked_in(job, route.lane)
+    if 0 < job.deadline_ms <= (claimed.at_ms or time.time() * 1000):  # this machine's clock may be an hour off
         return refuse(claimed, "deadline", "the job's deadline passed before it was sent", envelope)
     try:
         scopes = _scopes(batch_id, route, job)
         prepared = route.provider.prepare(job, route.entry.facts)
+    except UntranslatableError as error:
+        on = _moved_on(claimed, envelope, route.lane, claimed.attempts)
+        return on or refuse(claimed, "invalid_request", str(error), envelope)
     except FareboxError as error:
         return refuse(claimed, "invalid_request", str(error), envelope)
     price = route.entry.price
     hold = UNPRICED
     if price is not None and not price.unstated_fee(prepared.fees):
         hold = price.worst_nusd(prepared.input_bound, prepared.output_bound, prepared.fees)
-    return Attempt(claimed, envelope, route, prepared, hold, scopes, deadline)
+    return Attempt(claimed, envelope, route, prepared, hold, scopes, deadline, job)
 
 
 def _scopes(batch_id: str, route: Route, job: Job) -> tuple[str, ...]:
@@ -99,13 +119,19 @@ async def send(attempt: Attempt, *, timeout_s: float, max_attempts: int) -> tupl
     A lease that has ended by our own clock is not sent. A cancelled task leaves its hold unconfirmed.
     """
     started = time.monotonic()
-    if started >= attempt.deadline:
+    if attempt.is_aborted:
+        return cancelled(attempt), None
+    if clock() >= attempt.deadline:
         return hand_back(attempt), None
     try:
         reply = await attempt.route.provider.post(attempt.prepared, timeout_s=timeout_s)
     except asyncio.CancelledError:
-        return _retry(attempt, "unconfirmed", "worker stopped", 0.0, counted=True), None
+        if attempt.is_aborted:
+            return _aborted(attempt, started), None
+        owed = _retry(attempt, "unconfirmed", "worker stopped", 0.0, counted=True)
+        return _remembered(attempt, owed, "stopped", "its worker left before the answer came", None, started), None
     except ProviderError as error:
+        attempt.status, attempt.headers, attempt.retry_after_s = error.status_code, error.headers, error.retry_after
         verdict = judge(
             error,
             attempts=attempt.number,
@@ -113,7 +139,9 @@ async def send(attempt: Attempt, *, timeout_s: float, max_attempts: int) -> tupl
             max_attempts=max_attempts,
             refusals=attempt.route.patience.refused(started) if error.code == NO_ROOM else 1,
         )
-        return _failed(attempt, error, verdict, started), verdict
+        failed = _failed(attempt, error, verdict, started)
+        return _remembered(attempt, failed, verdict.failure_class, verdict.message, error, started), verdict
+    attempt.status, attempt.headers = reply.status_code, reply.headers
     attempt.route.patience.answered()
     return _answered(attempt, reply, started), None
 
@@ -122,7 +150,14 @@ def hand_back(attempt: Attempt) -> Settlement:
     """Put an attempt that was not sent back to its place, its hold released."""
     claimed = attempt.claimed
     return Settlement(
-        claimed.job_id, claimed.flow, claimed.token, "return", "release", due=claimed.score, scopes=attempt.scopes
+        claimed.job_id,
+        claimed.flow,
+        claimed.token,
+        "return",
+        "release",
+        due=claimed.score,
+        scopes=attempt.scopes,
+        felt="unsent",
     )
 
 
@@ -137,12 +172,22 @@ def refuse(
         job.model_ref if job else "",
         outcome,
         error_code=code,
+        failure_class=code,
         error_message=message,
         attempts=claimed.attempts,
         tier=job.tier if job else "standard",
     )
     payload = _dictionary(claimed, envelope, result, claimed.attempts, time.time(), is_success=False)
-    return Settlement(claimed.job_id, claimed.flow, claimed.token, "finish", "release", outcome=outcome, result=payload)
+    return Settlement(
+        claimed.job_id,
+        claimed.flow,
+        claimed.token,
+        "finish",
+        "release",
+        outcome=outcome,
+        result=payload,
+        felt="unsent",
+    )
 
 
 def cancelled(attempt: Attempt) -> Settlement:
@@ -151,14 +196,33 @@ def cancelled(attempt: Attempt) -> Settlement:
     return refuse(attempt.claimed, "cancelled", message, attempt.envelope, outcome="cancelled")
 
 
+def _aborted(attempt: Attempt, started: float) -> Settlement:
+    """Finish an attempt whose batch was cancelled while its call ran: nobody knows what it cost."""
+    result = Result(
+        VERSION,
+        attempt.job.custom_id,
+        attempt.job.model_ref,
+        "cancelled",
+        error_code="cancelled",
+        error_message="the batch was cancelled while this call ran; what it cost is unconfirmed",
+        attempts=_attempts(attempt),
+        unconfirmed_nusd=max(0, attempt.hold_nusd),
+        latency_ms=int((time.monotonic() - started) * 1000),
+        tier=attempt.job.tier,
+    )
+    return _finish(attempt, result, "unconfirmed", 0, "cancelled", started, why="cancelled while it ran")
+
+
 def broken(attempt: Attempt, error: Exception) -> Settlement:
     """Settle an attempt whose adapter failed by itself: whether it was sent is unknown."""
-    return _retry(attempt, "unconfirmed", f"adapter failed: {type(error).__name__}", 1.0, counted=True)
+    why = f"adapter failed: {type(error).__name__}"
+    owed = _retry(attempt, "unconfirmed", why, 1.0, counted=True)
+    return _remembered(attempt, owed, "crashed", why, None, time.monotonic())
 
 
 def _answered(attempt: Attempt, reply: Reply, started: float) -> Settlement:
     """Book an answer, whatever we think of it. One without usage is booked at its hold."""
-    entry, usage, job = attempt.route.entry, reply.usage, attempt.envelope.a[0]
+    entry, usage, job = attempt.route.entry, reply.usage, attempt.job
     booking = None if usage is None else book(entry, job.tier, reply.served_tier, usage)
     if usage is not None and max(usage.total_tokens, booking.cost_nusd if booking else 0) > MAX_NUSD:
         usage = booking = None  # no counter holds such a number: nobody can have meant it
@@ -184,7 +248,7 @@ def _answered(attempt: Attempt, reply: Reply, started: float) -> Settlement:
         status_code=reply.status_code,
         request_id=reply.request_id,
         body=reply.body,
-        attempts=attempt.number,
+        attempts=_attempts(attempt),
         cost_nusd=cost,
         input_tokens=tokens_in,
         output_tokens=tokens_out,
@@ -196,6 +260,7 @@ def _answered(attempt: Attempt, reply: Reply, started: float) -> Settlement:
         capped_by_default=attempt.prepared.capped_by_default,
         served_tier=tier_named(reply.served_tier),
         saved_nusd=saved,
+        asked=_asked(attempt),
     )
     capped = " default_cap" if attempt.prepared.capped_by_default else ""
     ending = f"succeeded {reply.finish or 'answered'}{capped}"
@@ -211,24 +276,72 @@ def _failed(attempt: Attempt, error: ProviderError, verdict: Verdict, started: f
         if verdict.money == "release" and not verdict.counted:
             return hand_back(attempt)
         return _retry(attempt, verdict.money, verdict.failure_class, 0.0, counted=verdict.counted)
-    job = attempt.envelope.a[0]
+    if may_move(verdict, attempt.claimed.doubts) and (
+        on := _moved_on(attempt.claimed, attempt.envelope, attempt.route.lane, attempt.number)
+    ):
+        return replace(on, money=verdict.money, why=verdict.failure_class, scopes=attempt.scopes)
+    job = attempt.job
     result = Result(
         VERSION,
         job.custom_id,
         job.model_ref,
         "failed",
         status_code=error.status_code or 0,
-        request_id=error.request_id,
+        request_id=_text(error.request_id),
         body=error.body,
-        error_code=error.code or verdict.failure_class,
+        error_code=_text(error.code) or verdict.failure_class,
         error_message=verdict.message,
-        attempts=attempt.number,
-        unconfirmed_nusd=attempt.hold_nusd if verdict.money == "unconfirmed" else 0,
+        attempts=_attempts(attempt),
+        unconfirmed_nusd=max(0, attempt.hold_nusd) if verdict.money == "unconfirmed" else 0,
+        failure_class=verdict.failure_class,
         latency_ms=int((time.monotonic() - started) * 1000),
         tier=job.tier,
         capped_by_default=attempt.prepared.capped_by_default,
+        asked=_asked(attempt),
     )
     return _finish(attempt, result, verdict.money, 0, "failed", started, why=verdict.failure_class)
+
+
+def _text(words: str) -> str:
+    """Words of a provider's, fit to be written: half a character becomes a question mark."""
+    return words.encode(errors="replace").decode()
+
+
+def _moved_on(claimed: Claimed, envelope: JobEnvelope, lane: str, attempts: int) -> Settlement | None:
+    """Let a job that failed in a lane be tried in the next that may answer it; None when there is none."""
+    further = lanes_after(envelope, lane)
+    if not further:
+        return None
+    goal = f"{kind_of(envelope.a[0])} {further[0]}"
+    payload = encode_again(moved(envelope, lane, attempts))
+    return Settlement(claimed.job_id, claimed.flow, claimed.token, "move", "release", outcome=goal, result=payload)
+
+
+def _asked(attempt: Attempt) -> str:
+    """The lane that a job named first, where another one answers it; of equals, none was first."""
+    job = attempt.envelope.a[0]
+    first = lane_of(job.model_ref, job.tier)
+    return "" if job.spread or first == attempt.route.lane else first
+
+
+def _attempts(attempt: Attempt) -> int:
+    """How many attempts there were, in all lanes, this one included."""
+    return attempt.number + attempts_elsewhere(attempt.envelope)
+
+
+def _remembered(
+    attempt: Attempt, settlement: Settlement, failure_class: str, message: str, error: Exception | None, started: float
+) -> Settlement:
+    """Let the job's history keep an attempt that did not answer it."""
+    tried = tried_line(
+        attempt.route.lane,
+        failure_class,
+        message,
+        error,
+        owed_nusd=max(0, attempt.hold_nusd) if settlement.money == "unconfirmed" else None,
+        latency_ms=int((time.monotonic() - started) * 1000),
+    )
+    return replace(settlement, history=tried)
 
 
 def _retry(attempt: Attempt, money: Money, why: str, delay_s: float, *, counted: bool) -> Settlement:

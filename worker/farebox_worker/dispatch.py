@@ -10,6 +10,8 @@ import logging
 import random
 import secrets
 import time
+from collections.abc import Awaitable
+from dataclasses import replace
 
 from redis.exceptions import RedisError
 
@@ -18,13 +20,17 @@ from farebox.scripts import Tongue
 from farebox_worker import attempt as attempts
 from farebox_worker.attempt import Attempt
 from farebox_worker.bus.admit import Fare, admit
+from farebox_worker.bus.blame import MOST_ALIKE, blame
 from farebox_worker.bus.claim import Ask, Claimed, Claims, claim
-from farebox_worker.bus.pause import pause, stop_at_overrun
+from farebox_worker.bus.pause import Refusal, pause, stop_at_overrun
 from farebox_worker.bus.settle import Settlement
+from farebox_worker.clock import clock
 from farebox_worker.doorbells import Doorbells
 from farebox_worker.events import event
-from farebox_worker.failures import Verdict
+from farebox_worker.failures import LANE_PAUSE_CAP_S, Verdict
+from farebox_worker.moves import Moves
 from farebox_worker.outage import Outage
+from farebox_worker.pacing import Pacing
 from farebox_worker.prices import fee_problem
 from farebox_worker.recent import Recent
 from farebox_worker.routes import Route, Routes
@@ -37,6 +43,7 @@ log = logging.getLogger(__name__)
 FLEX_TIMEOUT_S = 900.0  # flex answers when there is room
 HEAL_S = 3.0  # a lost doorbell is found by then, jittered
 MOST_PER_CLAIM = 256
+LEAST_REFUSAL_S = 0.5  # where the pause of refusals in a row begins to grow, when the provider says how long to wait
 
 
 class Dispatch:
@@ -59,6 +66,7 @@ class Dispatch:
         complete, failed, retried: attempts settled so.
         recent: what was settled in the last seconds.
         witness: counts what is done here, and tells the log.
+        moves: brings jobs to other lanes that may answer them.
     """
 
     def __init__(self, tongue: Tongue, outage: Outage, settings: Settings, routes: Routes, *, only_batch: str) -> None:
@@ -76,8 +84,10 @@ class Dispatch:
         self.unreachable: dict[str, float] = {}
         self.complete = self.failed = self.retried = 0
         self._is_stopping = self._is_halted = False
+        self._pacing = Pacing(tongue, routes, settings.providers)
         self.recent = Recent()
         self.witness = Witness()
+        self.moves = Moves(tongue, routes, after_s=settings.worker.fallback_after_s, only_batch=only_batch)
         self.bells = Doorbells(tongue, outage, only_batch=only_batch, lanes=self.served)
         self.settler = Settler(
             tongue,
@@ -106,7 +116,7 @@ class Dispatch:
             flows = await redis.smembers(keys.flows(self.only_batch))  # type: ignore[misc]
             found = {keys.parts_of_flow(flow.decode())[2] for flow in flows}
         else:
-            found = {lane.decode() for lane in await redis.smembers(keys.lanes)}  # type: ignore[misc]
+            found = {lane.decode(errors="replace") for lane in await redis.smembers(keys.lanes)}  # type: ignore[misc]
         if found != self.lanes:
             self.lanes = found
             if not self.only_batch:
@@ -123,15 +133,16 @@ class Dispatch:
         while not self._is_stopping:
             self.bells.quiet()
             asks = self._asks()
-            deadline = time.monotonic() + self._worker.lease_s  # from before the first try: the lease may be older
+            deadline = clock() + self._worker.lease_s  # from before the first try: the lease may be older
             found = await self._claim(asks) if asks else Claims([], None)
             if found.jobs:
                 await self._start(found.jobs, deadline)
+            if await self._take_over(asks, found.jobs) or found.jobs:
                 continue
             if until_empty and not self.in_flight and found.due_in_s is None:
                 return
             has_room = bool(asks) or not self.in_flight
-            pause_s = HEAL_S * (0.75 + random.random() / 2)
+            pause_s = min(HEAL_S, self.moves.again_in_s) * (0.75 + random.random() / 2)
             if found.due_in_s is not None:
                 pause_s = min(pause_s, max(0.001, found.due_in_s))
             await self.bells.sleep(pause_s, has_room=has_room)
@@ -148,6 +159,21 @@ class Dispatch:
         self._is_halted = True
         self.stop()
 
+    async def abort_cancelled(self) -> None:
+        """End the calls of batches that were cancelled with `--now`; what they cost stays unconfirmed."""
+        batches = sorted({self._tongue.keys.parts_of_flow(one.claimed.flow)[1] for one in self.running.values()})
+        if not batches:
+            return
+        async with self._tongue.redis.pipeline(transaction=False) as pipe:
+            for batch in batches:
+                pipe.hexists(self._tongue.keys.batch(batch), "aborted")
+            aborted = {batch for batch, is_so in zip(batches, await pipe.execute(), strict=True) if is_so}
+        for token, task in list(self.sending.items()):
+            one = self.running.get(token)
+            if one and not one.is_aborted and self._tongue.keys.parts_of_flow(one.claimed.flow)[1] in aborted:
+                one.is_aborted = True
+                asyncio.get_running_loop().call_soon(task.cancel)  # after its first step: else it would never settle
+
     def _asks(self) -> list[Ask]:
         asks = []
         for lane in self.lanes:
@@ -157,7 +183,16 @@ class Dispatch:
                 asks.append(Ask(lane, slots, route.entry.max_concurrency or 0))
         return asks
 
+    async def _take_over(self, asks: list[Ask], jobs: list[Claimed]) -> int:
+        """Let lanes with free slots that got nothing take over jobs that wait in lanes like them."""
+        got = {self._tongue.keys.parts_of_flow(claimed.flow)[2] for claimed in jobs}
+        free = {ask.lane: ask.slots for ask in asks if ask.lane not in got}
+        return await self._outage.insist(lambda: self.moves.take_over(free)) if free else 0
+
     async def _claim(self, asks: list[Ask]) -> Claims:
+        lanes = [ask.lane for ask in asks]
+        if not self._pacing.is_told(lanes):
+            await self._outage.insist(lambda: self._pacing.tell(lanes))
         name = secrets.token_urlsafe(9)  # the same one when it is sent again: then the same jobs come
         lease_ms = int(self._worker.lease_s * 1000)
         return await self._outage.insist(
@@ -179,7 +214,7 @@ class Dispatch:
             return
         if not ready:
             return
-        fares = [Fare(one.claimed, one.hold_nusd, one.scopes) for one in ready]
+        fares = [Fare(one.claimed, one.hold_nusd, one.scopes, one.tokens) for one in ready]
         try:
             verdicts = await self._outage.insist(lambda: admit(self._tongue, fares))
         except LedgerError:  # an earlier try may have reached the ledger
@@ -216,7 +251,7 @@ class Dispatch:
             if price is not None:
                 message = fee_problem(ref, price.unstated_fee(one.prepared.fees))
             self.settler.put(attempts.refuse(one.claimed, "no_price", message, one.envelope))
-        else:  # no_room: it is back in its place; lost: it is somebody else's
+        else:  # no_room, wait: it is back in its place; lost: it is somebody else's
             self._free(one.claimed.flow)
 
     # --- send and settle ----------------------------------------------------------------------------------------
@@ -235,7 +270,11 @@ class Dispatch:
             extra = event("crashed", job=one.claimed.job_id, lane=one.route.lane, at="send")
             log.exception("sending %s failed", one.claimed.job_id, extra=extra)
             settlement, verdict = attempts.broken(one, error), None
-        self.witness.called(one, settlement, verdict, time.monotonic() - began_s)
+        took_s = time.monotonic() - began_s
+        self.witness.called(one, settlement, verdict, took_s)
+        words = self._pacing.felt(one, settlement, verdict, took_s)
+        if words != settlement.felt:
+            settlement = replace(settlement, felt=words)
         try:
             if settlement.money == "actual" and settlement.amount_nusd > one.hold_nusd != attempts.UNPRICED:
                 await self._stop_at_overrun(one, settlement.amount_nusd)  # before its slot is free for the next one
@@ -247,7 +286,9 @@ class Dispatch:
         else:
             self.unreachable.pop(one.route.lane, None)
         if verdict is not None:
-            await self._heed(one.route, verdict)
+            await self._heed(one, verdict, took_s)
+        if one.headers:
+            await self._quietly(self._pacing.learn(one), one.route.lane)
 
     async def _stop_at_overrun(self, one: Attempt, cost_nusd: int) -> None:
         lane = one.route.lane
@@ -259,9 +300,12 @@ class Dispatch:
             if paused:
                 log.error("lane %s is %s", lane, paused, extra=event("overrun", lane=lane, why=paused.why))
 
-    async def _heed(self, route: Route, verdict: Verdict) -> None:
+    async def _heed(self, one: Attempt, verdict: Verdict, took_s: float) -> None:
         """Do what a failure means for others: pause the lane or the provider, or stop serving it here."""
+        route = one.route
         self.last_error[route.lane] = verdict.message
+        if verdict.alike:
+            await self._blame(route, verdict)
         provider_id = route.entry.provider_id
         if verdict.action == "stop_provider":
             key = self._key_names.get(provider_id)
@@ -269,16 +313,44 @@ class Dispatch:
             if self._routes.stop(provider_id, why):
                 extra = event("provider_stopped", provider=provider_id, why=why)
                 log.error("provider %s is not served here any more: %s", provider_id, why, extra=extra)
-        elif verdict.action == "pause_lane":
-            await self._pause(route.lane, verdict)
         elif verdict.action == "pause_provider":
-            for lane in [lane for lane in self.lanes if lane.partition(":")[0] == provider_id]:
-                await self._pause(lane, verdict)
+            await self._pause(route.lane, verdict.delay_s, verdict.failure_class, provider=provider_id)
+        elif verdict.failure_class == "rate_limit" and verdict.action == "pause_lane":
+            least_s = verdict.delay_s if one.retry_after_s is None else LEAST_REFUSAL_S
+            refusal = Refusal(took_s, least_s or LEAST_REFUSAL_S)
+            await self._pause(route.lane, verdict.delay_s, verdict.failure_class, refusal=refusal)
+        elif verdict.action == "pause_lane":
+            await self._pause(route.lane, verdict.delay_s, verdict.failure_class)
+        elif verdict.failure_class == "overloaded" and one.retry_after_s:
+            await self._pause(route.lane, min(one.retry_after_s, LANE_PAUSE_CAP_S), verdict.failure_class)
 
-    async def _pause(self, lane: str, verdict: Verdict) -> None:
+    async def _blame(self, route: Route, verdict: Verdict) -> None:
+        lane, ref = route.lane, route.entry.model_ref
         try:
-            await pause(self._tongue, lane, seconds=verdict.delay_s or 1.0, why=verdict.failure_class)
-            self.witness.paused(lane, verdict.delay_s or 1.0, verdict.failure_class)
+            paused = await blame(self._tongue, lane, model_ref=ref, what=verdict.alike, message=verdict.message)
+        except (RedisError, OSError, LedgerError) as error:
+            log.warning("lane %s could not be blamed: %s", lane, error, extra=event("pause_failed", lane=lane))
+        else:
+            if paused:
+                extra = event("refused_alike", lane=lane, in_a_row=MOST_ALIKE)  # the message may quote a prompt
+                words = "lane %s is paused: %d requests in a row were refused alike; `farebox lanes` says why"
+                log.error(words, lane, MOST_ALIKE, extra=extra)
+
+    async def _pause(
+        self, lane: str, seconds: float | None, why: str, *, provider: str = "", refusal: Refusal | None = None
+    ) -> None:
+        """Pause a lane, or the provider whose account a call of the lane has found empty."""
+        of = "" if provider else lane
+        await self._quietly(
+            pause(self._tongue, of, provider=provider, seconds=seconds or 1.0, why=why, refusal=refusal), lane
+        )
+        self.witness.paused(lane, seconds or 1.0, why)
+
+    @staticmethod
+    async def _quietly(verb: Awaitable[object], lane: str) -> None:
+        """Do what helps and is not needed: when it fails, the next call says the same again."""
+        try:
+            await verb
         except (RedisError, OSError, LedgerError) as error:
             log.warning("lane %s could not be paused: %s", lane, error, extra=event("pause_failed", lane=lane))
 

@@ -13,20 +13,22 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
 EVENTS = frozenset({
     # a process
     "serving", "listening", "progress", "draining", "leaving", "ended", "stopped", "farewell_failed",
+    "process_killed", "process_ended",
     # jobs
     "claimed", "admitted", "refused", "parked", "sent", "answered", "cancelled", "retried", "failed", "returned",
-    "settled", "settle_split", "lapsed", "crashed",
+    "settled", "settle_split", "lapsed", "crashed", "moved", "taken_over",
     # lanes and providers
-    "paused", "pause_failed", "overrun", "lane_unserved", "provider_stopped", "provider_unlisted",
+    "paused", "pause_failed", "overrun", "refused_alike", "lane_unserved", "provider_stopped", "provider_unlisted",
     # the server and the money
-    "redis_away", "redis_back", "ledger_lost", "ledger_told", "limit_differs", "server_stays", "prices_kept",
+    "redis_away", "redis_back", "verb_refused", "ledger_lost", "ledger_told", "limit_differs", "server_stays",
+    "prices_kept",
     # of others: libraries, and Python's own warnings
     "log",
 })  # fmt: skip
@@ -42,10 +44,11 @@ def secrets_in(environ: Mapping[str, str], variables: Iterable[str | None], url:
     """The keys and the password that no line may hold: the values of variables, and what the Redis URL hides."""
     found = {environ.get(name, "").strip() for name in variables if name}
     try:
-        password = urlsplit(url or "").password or ""
+        parts = urlsplit(url or "")
+        password, options = parts.password or "", parse_qsl(parts.query)
     except ValueError:  # a URL that cannot be read is refused elsewhere
-        password = ""
-    found |= {password, unquote(password)}
+        password, options = "", []
+    found |= {password, unquote(password), *(value for name, value in options if name.endswith("password"))}
     return tuple(sorted((word for word in found if len(word) >= SHORTEST_SECRET), key=len, reverse=True))
 
 

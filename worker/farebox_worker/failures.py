@@ -8,6 +8,7 @@
 | 402, quota, spend limit, credit balance                            | pause_provider | by the body | no      |
 | 429                                                                | pause_lane     | by the body | no      |
 | 429 resource_unavailable: the tier has no room                     | pause_lane     | by the body | no      |
+| 429: the request is larger than the limit itself                   | fail           | by the body | no      |
 | 400, 404, 413, 422 and other 4xx, 3xx                              | fail           | by the body | yes     |
 | the connection could not be made                                   | retry          | release     | no      |
 | 500, 503, 529, 409 and other 5xx                                   | retry          | by the body | yes     |
@@ -18,12 +19,13 @@
 "By the body": an error in the provider's own words was not billed, and is released; what a proxy or a stranger says
 proves nothing, and is unconfirmed. A tier without room is waited for, longer each time. A counted retry after the last
 attempt fails. A retry or a paused lane after the second unconfirmed attempt of a job fails too: a job may leave no more
-than two bills in doubt.
+than two bills in doubt. Bad requests that are `alike` are counted by `bus/blame.py`: 20 in a row pause their lane.
 """
 
 from __future__ import annotations
 
 import random as _random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -56,6 +58,8 @@ NO_ROOM = "resource_unavailable"  # OpenAI's word when flex has no capacity (fac
 NO_ROOM_PAUSE_S = 1.0  # doubled with each refusal in a row
 NO_ROOM_CAP_S = 300.0
 PROVIDER_PAUSE_S = 300.0  # then a probe
+_DIFFERING = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|\b\w*\d[\w.-]*")
+_TOO_LARGE = re.compile(r"request (is )?(too large|larger than)", re.IGNORECASE)  # than all that a minute allows
 _NEVER_CERTAIN = frozenset({408, 499, 502, 504})  # may have been billed whatever the body says
 
 # The first row that an error is an instance of is its own.
@@ -88,6 +92,7 @@ class Verdict:
         counted: whether the attempt counts towards the job's `max_attempts`.
         failure_class: one word, by which failures are grouped and requeued.
         message: what people are told.
+        alike: of a request that is wrong, what is said of it without what differs from line to line; else "".
     """
 
     action: Action
@@ -96,6 +101,7 @@ class Verdict:
     counted: bool
     failure_class: str
     message: str
+    alike: str = ""
 
 
 def judge(
@@ -119,17 +125,36 @@ def judge(
     """
     failure_class, action, counted = next(row[1:] for row in _ROWS if isinstance(error, row[0]))
     money = _money(error)
-    message = str(error) or type(error).__name__
+    message = (str(error) or type(error).__name__).encode(errors="replace").decode()  # it may hold half a character
+    alike = _alike(error) if failure_class == "request" else ""
     if failure_class == "connection" and money == "release":
         failure_class, counted = "unreachable", False  # a network that is down is no fault of the job's
     if failure_class == "rate_limit" and isinstance(error, ProviderError) and error.code == NO_ROOM:
         failure_class = "no_room"
+    elif failure_class == "rate_limit" and _TOO_LARGE.search(message):
+        failure_class, action = "too_large", "fail"  # no pause makes room for it
     if counted and action == "retry" and attempts >= max_attempts:
         action, message = "fail", f"{message} (attempt {attempts} of {max_attempts})"
     elif money == "unconfirmed" and action in {"retry", "pause_lane"} and doubts + 1 >= MAX_DOUBTS:
         action, message = "fail", f"{message} (whether {doubts + 1} attempts were billed is unknown)"
     delay_s = _delay_s(error, action, failure_class, refusals if failure_class == "no_room" else attempts, random)
-    return Verdict(action, money, delay_s, counted, failure_class, message)
+    return Verdict(action, money, delay_s, counted, failure_class, message, alike)
+
+
+def may_move(verdict: Verdict, doubts: int) -> bool:
+    """Tell whether another model may be asked after a failure: whatever was refused, but no third bill in doubt.
+
+    What was wrong before it was sent is wrong everywhere; what one model refuses (a parameter, a context too long, a
+    filtered prompt, a name it does not know), or has no room for any more, another one may answer.
+    """
+    in_doubt = doubts + (verdict.money == "unconfirmed")
+    return verdict.action == "fail" and verdict.failure_class != "input" and in_doubt < MAX_DOUBTS
+
+
+def _alike(error: Exception) -> str:
+    """Reduce a refusal to what 20 lines with the same mistake have in common: no numbers, ids, names, quotations."""
+    status, code = (error.status_code, error.code) if isinstance(error, ProviderError) else (None, "")
+    return f"{status or ''} {code} {_DIFFERING.sub('#', str(error))[:200]}".encode(errors="replace").decode()
 
 
 def _money(error: Exception) -> Money:

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from redis.asyncio import Redis
 
 from farebox.keys import Keys
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What a process met in a lane since it started: attempts put back to be tried again, and the newest failure."""
+
+    retried: int = 0
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +27,8 @@ class Heartbeat:
         lanes: those it has a provider and a key for.
         in_flight: attempts claimed and not yet settled.
         age_s: how long ago this was, by the server's clock.
+        troubles: by lane, of those that had some.
+        stopped: providers that refused this process's key, and what they said; a restart with a good key serves them.
     """
 
     worker_id: str
@@ -30,6 +40,8 @@ class Heartbeat:
     lanes: tuple[str, ...]
     in_flight: int
     age_s: float
+    troubles: Mapping[str, Trouble] = field(default_factory=dict)
+    stopped: Mapping[str, str] = field(default_factory=dict)
 
 
 async def read_heartbeats(redis: Redis, keys: Keys) -> list[Heartbeat]:
@@ -64,4 +76,19 @@ def _heartbeat(worker_id: str, state: Mapping[bytes, bytes], age_s: float) -> He
         lanes=tuple(lane for lane in said.get("lanes", "").split("\n") if lane),
         in_flight=int(said.get("in_flight", 0)),
         age_s=age_s,
+        stopped=_by_lane(said.get("stopped", "")),
+        troubles=_troubles(_by_lane(said.get("retried", "")), _by_lane(said.get("errors", ""))),
     )
+
+
+def lines_by_lane(words: Mapping[str, object]) -> str:
+    """Write what is said of each lane, one a line, as heartbeats hold it."""
+    return "\n".join(f"{lane}\t{' '.join(str(said).split())[:200]}" for lane, said in words.items())
+
+
+def _by_lane(lines: str) -> dict[str, str]:
+    return {lane: words for line in lines.split("\n") if line for lane, _, words in [line.partition("\t")]}
+
+
+def _troubles(retried: Mapping[str, str], errors: Mapping[str, str]) -> dict[str, Trouble]:
+    return {lane: Trouble(int(retried.get(lane, 0)), errors.get(lane, "")) for lane in retried.keys() | errors.keys()}

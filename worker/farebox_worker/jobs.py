@@ -16,7 +16,8 @@ from farebox.errors import InputError
 from farebox.keys import SEQUENCE_END, Keys, check_batch_id, lane_of
 from farebox.ledger import Ledger, Unconfirmed
 from farebox.records import JobEnvelope, ResultEnvelope, decode_job, decode_result, job_id
-from farebox_worker.bus.pause import PAUSE_FIELDS, Pause, read_pause
+from farebox_worker.bus.pause import Pause, ask_pause, read_pause
+from farebox_worker.history import Tried, read_tried
 from farebox_worker.lanes import in_slices, server_now_ms
 
 State = Literal[
@@ -50,6 +51,7 @@ class JobView:
         claims: claims in a row that ended before they were admitted.
         hold_nusd: what the running attempt may cost, None when none runs.
         blocked: the scope that has no room and what is needed, of a parked job.
+        history: the last 20 attempts that did not answer it, oldest first; retries keep it.
     """
 
     job_id: str
@@ -68,8 +70,19 @@ class JobView:
     pause: Pause | None = None
     cancelled_batch: bool = False
     unconfirmed: tuple[Unconfirmed, ...] = ()
+    history: tuple[Tried, ...] = ()
     ended: ResultEnvelope | None = None
     now_ms: int = 0
+
+    @property
+    def cost_nusd(self) -> int:
+        """What is known to have been paid for it."""
+        return self.ended.r.cost_nusd if self.ended else 0
+
+    @property
+    def unconfirmed_nusd(self) -> int:
+        """What attempts of unknown outcome still hold of it."""
+        return sum(one.amount_nusd for one in self.unconfirmed)
 
 
 def name_job(keys: Keys, words: tuple[str, ...]) -> tuple[str, str]:
@@ -97,7 +110,8 @@ async def read_job(ledger: Ledger, identity: str, batch_id: str = "") -> JobView
         pipe.hmget(f"{keys.prefix}strikes", [f"{identity}:doubts", f"{identity}:claims"])
         pipe.hget(f"{keys.prefix}ids:{view.batch_id}", identity.removeprefix(keys.prefix))
         pipe.hexists(keys.batch(view.batch_id), "cancelled")
-        payload, running, result, attempts, strikes, known, cancelled = await pipe.execute()
+        pipe.lrange(keys.history(identity), 0, -1)
+        payload, running, result, attempts, strikes, known, cancelled, history = await pipe.execute()
     if payload is None and result is None and known is None:
         where = f" in batch {batch_id!r}" if batch_id else ""
         raise InputError(
@@ -107,6 +121,7 @@ async def read_job(ledger: Ledger, identity: str, batch_id: str = "") -> JobView
     view.attempts = int(attempts or 0)
     view.doubts, view.claims = int(strikes[0] or 0), int(strikes[1] or 0)
     view.cancelled_batch = bool(cancelled)
+    view.history = tuple(map(read_tried, history))
     view.unconfirmed = tuple(one for one in await ledger.unconfirmed() if one.job_id == identity)
     if result is not None:
         _add_result(view, result)
@@ -151,8 +166,8 @@ async def _add_place(redis: Redis, keys: Keys, view: JobView, payload: bytes, ru
         pipe.zscore(view.flow, view.job_id)
         pipe.hget(f"{keys.prefix}holds", token)
         pipe.hget(keys.parking, view.flow)
-        pipe.hmget(keys.lane(view.lane), PAUSE_FIELDS)
-        score, hold, parked, paused = await pipe.execute()
+        ask_pause(pipe, keys, view.lane)
+        score, hold, parked, *paused = await pipe.execute()
     view.pause = read_pause(paused, view.now_ms)
     view.due_ms = int(score) if score and score >= SEQUENCE_END else 0
     if hold is not None:

@@ -18,7 +18,8 @@ from redis.asyncio.client import Pipeline
 from farebox.errors import InputError
 from farebox.keys import Keys
 from farebox.records import Tier
-from farebox_worker.bus.pause import PAUSE_FIELDS, Pause, read_pause
+from farebox_worker.bus.pace import Pace, ask_pace, read_pace
+from farebox_worker.bus.pause import Pause, ask_pause, read_pause
 from farebox_worker.heartbeats import Heartbeat, read_heartbeats
 
 SLICE = 500  # commands per pipeline
@@ -44,6 +45,7 @@ class Lane:
         in_flight: jobs that are leased to a worker.
         parked: by the scope whose limit leaves no room.
         pause: why nothing is claimed here now, or None.
+        pace: what it may send, and does; `shared_pace` is that of its provider, over all its lanes.
         workers: processes that serve it.
         unserved: runnable jobs that no living worker serves; those of paused lanes count too.
         oldest_s: for how long the oldest of the jobs next in line has waited, or None.
@@ -55,6 +57,8 @@ class Lane:
     in_flight: int = 0
     parked: dict[str, Blocked] = field(default_factory=dict)
     pause: Pause | None = None
+    pace: Pace = field(default_factory=Pace)
+    shared_pace: Pace = field(default_factory=Pace)
     workers: int = 0
     unserved: int = 0
     oldest_s: float | None = None
@@ -141,15 +145,19 @@ async def _read_states(redis: Redis, keys: Keys, lanes: dict[str, Lane], now_ms:
     """Read each lane's pause and leases; return the flows that have work now or later."""
 
     def ask(pipe: Pipeline, name: str) -> None:
-        pipe.hmget(keys.lane(name), PAUSE_FIELDS)
+        ask_pause(pipe, keys, name)
+        ask_pace(pipe, keys, name)
         pipe.zcount(keys.leases(name), f"({now_ms}", "+inf")
         pipe.zrange(keys.opened(name), 0, -1)
         pipe.zrange(keys.waiting(name), 0, -1)
 
     flows: set[str] = set()
     names = list(lanes)
-    for name, (state, leased, opened, waiting) in zip(names, await in_slices(redis, names, ask), strict=True):
-        lanes[name].pause = read_pause(state, now_ms)
+    for name, (paused, lent, of, shared, leased, opened, waiting) in zip(
+        names, await in_slices(redis, names, ask), strict=True
+    ):
+        lanes[name].pause = read_pause([paused, lent], now_ms)
+        lanes[name].pace, lanes[name].shared_pace = read_pace(of, now_ms), read_pace(shared, now_ms)
         lanes[name].in_flight = leased
         flows |= {flow.decode(errors="replace") for flow in [*opened, *waiting]}
     return flows

@@ -76,7 +76,7 @@ def fee_problem(model_ref: str, name: str) -> str:
     return (
         f"{name} costs a fee per call beside the tokens, and a budget applies, but nobody states the fee of "
         f'{model_ref} or how often it is due: set fees_usd_per_call = {{ {name} = … }} under [models."{model_ref}"] in '
-        "farebox.toml, give the tool max_uses where it takes them, or run without a budget (--no-budget)"
+        "farebox.toml, give the tool max_uses or the response max_tool_calls, or run without a budget (--no-budget)"
     )
 
 

@@ -36,6 +36,8 @@ _CONTEXTS = {
 _CUSTOMER_NAMED = {"azure", "databricks", "modal"}
 # These bill searches that no usage mentions.
 _UNBOUNDED = re.compile(r"search-preview|search-api|deep-research")
+# These write no tokens, so a list without an output rate is a whole one. Others without one are not believed.
+_EMBEDS = re.compile(r"embed|(^|[/-])(voyage|bge|gte)-")
 _FEES = {"web_search": "web_searches_kcount", "file_search": "storage_searches_kcount"}
 _SEARCH_INCLUDED = {"perplexity"}  # its fee per request is for the search
 _AHEAD = [timedelta(minutes=minutes) for minutes in (0, 30, 60, 90)]
@@ -90,6 +92,7 @@ def _listed(model: ModelInfo, vendor: str, model_id: str, tier: str, percent: in
     more = {
         key: -(-pusd_per_token(usd) * percent // 100) for key, usd in overlay().more_rates(vendor, model_id).items()
     }
+    more |= {"output_mtok": 0} if _is_embedder(model) else {}
     steps = tuple((above, more | _dearest(prices, above, percent)) for above in sorted({-1, *_thresholds(prices)}))
     request = max(_per_call_pusd(price, "requests_kcount") for price in prices) * percent // 100
     listed = {name: max(_per_call_pusd(price, key) for price in prices) for name, key in _FEES.items()}
@@ -216,8 +219,19 @@ def _per_call_pusd(price: ModelPrice, key: str) -> int:
 
 
 def _by_token(model: ModelInfo) -> bool:
+    return {"input_mtok", "output_mtok"} <= _stated_keys(model) or _is_embedder(model)
+
+
+def _is_embedder(model: ModelInfo) -> bool:
+    """Tell whether a model makes vectors: its name says so, and it is listed with a price of input alone."""
+    keys = _stated_keys(model)
+    has_output = any(key.startswith("output_") for key in keys)
+    return "input_mtok" in keys and not has_output and _EMBEDS.search(model.id.lower()) is not None
+
+
+def _stated_keys(model: ModelInfo) -> set[str]:
     prices = model.prices[-1].prices if isinstance(model.prices, list) else model.prices
-    return {"input_mtok", "output_mtok"} <= prices.__dict__.keys()
+    return {key for key, value in prices.__dict__.items() if value is not None}
 
 
 def _believe(listing: Listing, model_id: str) -> Listing | None:

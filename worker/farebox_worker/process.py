@@ -29,12 +29,14 @@ from farebox.errors import FareboxError, LedgerError
 from farebox.keys import Keys
 from farebox.records import FUNCTION
 from farebox.scripts import Tongue
+from farebox_worker.bus.expire import expire
 from farebox_worker.bus.fold import fold
 from farebox_worker.bus.sweep import sweep
 from farebox_worker.dispatch import Dispatch
 from farebox_worker.events import event
 from farebox_worker.health import Health
-from farebox_worker.outage import Outage
+from farebox_worker.heartbeats import lines_by_lane
+from farebox_worker.outage import Outage, Revive
 from farebox_worker.pulse import Pulse
 from farebox_worker.routes import Routes
 from farebox_worker.salvage import Salvage
@@ -45,7 +47,9 @@ log = logging.getLogger(__name__)
 HOUSEKEEPING_S = 5.0
 STOP_S = 3.0  # for the claim that is under way; longer only while Redis is away
 SWEEP_SECONDS = set(range(0, 60, 10))
+EXPIRE_SECONDS = set(range(1, 60, 5))
 FOLD_SECOND = 35
+MOVE_SECONDS = set(range(3, 60, 5))
 
 
 class Process(Worker):
@@ -57,6 +61,7 @@ class Process(Worker):
         routes: which lanes can be served.
         only_batch: serve this batch and nothing else.
         burst: end when nothing is left to do.
+        revive: brings the server back when it died and is ours.
         handle_signals: SIGTERM and SIGINT drain; a second one leaves at once.
 
     Attributes:
@@ -73,6 +78,7 @@ class Process(Worker):
         *,
         only_batch: str = "",
         burst: bool = False,
+        revive: Revive | None = None,
         handle_signals: bool = True,
     ) -> None:
         namespace = settings.redis.namespace
@@ -83,7 +89,9 @@ class Process(Worker):
             queue_name=self.keys.housekeeping,
             cron_jobs=[
                 cron(self._sweep_cancelled, name=f"{namespace}:sweep", second=SWEEP_SECONDS),
+                cron(self._expire_late, name=f"{namespace}:expire", second=EXPIRE_SECONDS),
                 cron(self._fold_journal, name=f"{namespace}:fold", second=FOLD_SECOND),
+                cron(self._move_on, name=f"{namespace}:move", second=MOVE_SECONDS),
             ],
             redis_pool=redis,
             burst=burst,
@@ -100,7 +108,7 @@ class Process(Worker):
         self.routes = routes
         self.failure: FareboxError | None = None
         self._tongue = Tongue(redis, self.keys)
-        self._outage = Outage()
+        self._outage = Outage(revive)
         self.health = Health(self._tongue, self._outage, routes, settings.providers)
         self.dispatch = Dispatch(self._tongue, self._outage, settings, routes, only_batch=only_batch)
         self._pulse = Pulse(
@@ -147,7 +155,7 @@ class Process(Worker):
             for signum in (signal.SIGTERM, signal.SIGINT):
                 self._add_signal_handler(signum, self.handle_sig)
         self.ctx["redis"] = self.pool
-        await self.dispatch.learn_lanes()
+        await self._outage.insist(self.dispatch.learn_lanes)
         if self.on_startup:
             await self.on_startup(self.ctx)
         work = self.dispatch
@@ -169,12 +177,19 @@ class Process(Worker):
     async def _heard(self, message: str) -> None:
         if message.startswith(("lane ", "hello")):
             await self.dispatch.learn_lanes()
+        if message.startswith(("abort ", "hello")):
+            await self.dispatch.abort_cancelled()
         self.dispatch.bells.ring()
 
     def _describe(self) -> dict[str, str | int]:
         self.routes.refresh_prices()
         lanes = "\n".join(sorted(self.dispatch.served()))
-        return {"in_flight": self.in_flight, "batch": self.dispatch.only_batch, "lanes": lanes}
+        attempts, errors = self.dispatch.witness.meters.attempts, self.dispatch.last_error
+        said: dict[str, str | int] = {"in_flight": self.in_flight, "batch": self.dispatch.only_batch, "lanes": lanes}
+        said["retried"] = lines_by_lane({lane: n for (lane, how), n in attempts.items() if how == "retried"})
+        said["errors"] = lines_by_lane(errors)
+        said["stopped"] = lines_by_lane(self.routes.stopped)
+        return said
 
     # --- the end ------------------------------------------------------------------------------------------------
 
@@ -293,7 +308,10 @@ class Process(Worker):
         while True:
             try:
                 await self._poll_iteration()
-                await self.dispatch.learn_lanes()  # the message that told of one may be lost
+                await self.dispatch.learn_lanes()  # the messages that told of one, or of a cancel, may be lost
+                await self.dispatch.abort_cancelled()
+                if self.dispatch.only_batch:  # nobody else may do it
+                    await self._move_on({})
             except (RedisError, OSError) as error:
                 self._outage.begin(error)
             await asyncio.sleep(self.poll_delay_s)
@@ -307,6 +325,23 @@ class Process(Worker):
             while swept := await sweep(self._tongue, results_ttl_ms=results_ttl_ms):
                 total += swept
         return total
+
+    async def _expire_late(self, ctx: dict[Any, Any]) -> int:
+        """Fail jobs whose deadline passed while they waited."""
+        del ctx
+        results_ttl_ms = int(self.settings.retention.results_days * 86_400_000)
+        total = 0
+        with suppress(LedgerError):
+            while expired := await expire(self._tongue, results_ttl_ms=results_ttl_ms):
+                total += expired
+        return total
+
+    async def _move_on(self, ctx: dict[Any, Any]) -> int:
+        """Move jobs with fallbacks out of lanes that cannot go on."""
+        del ctx
+        with suppress(LedgerError):
+            return await self.dispatch.moves.relieve()
+        return 0
 
     async def _fold_journal(self, ctx: dict[Any, Any]) -> int:
         """Sum bookings that are old, or too many, into the checkpoints."""

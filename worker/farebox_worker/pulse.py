@@ -18,6 +18,7 @@ from farebox_worker.attempt import Attempt
 from farebox_worker.bus.lapse import Lapsed, lapse
 from farebox_worker.bus.reassert import reassert
 from farebox_worker.bus.renew import renew
+from farebox_worker.clock import clock
 from farebox_worker.events import event
 from farebox_worker.outage import Outage
 from farebox_worker.recent import known
@@ -71,10 +72,10 @@ class Pulse:
 
     async def beat(self) -> None:
         """Lapse once a second, renew every third of a lease, show a heartbeat every 10 s. Raises: LedgerError."""
-        renewed = shown = time.monotonic() - HEARTBEAT_S
+        renewed = shown = clock() - HEARTBEAT_S
         tick_s = min(TICK_S, self._lease_s / 3)
         while True:
-            now = time.monotonic()
+            now = clock()
             try:
                 if now - renewed >= self._lease_s / 3 - tick_s / 2:
                     await self._renew()
@@ -84,6 +85,7 @@ class Pulse:
                 if now - shown >= HEARTBEAT_S or state["lanes"] != self._lanes:
                     await self._show(state)
                     shown = now
+                self._outage.end()
             except LedgerError:
                 raise
             except (RedisError, OSError) as error:
@@ -91,7 +93,7 @@ class Pulse:
             await asyncio.sleep(tick_s)
 
     async def _renew(self) -> None:
-        before, lease_ms = time.monotonic(), int(self._lease_s * 1000)
+        before, lease_ms = clock(), int(self._lease_s * 1000)
         running = list(self._running.values())
         lost = await renew(self._tongue, [one.claimed for one in running], lease_ms=lease_ms)
         gone = {claimed.token for claimed in lost}

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import re
 import shlex
+import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 
 from arq.connections import ArqRedis
+from redis.exceptions import RedisError
 
-from farebox.connection import check_server, connect, shown
-from farebox.errors import ConfigError, InputError, LedgerError
+from farebox.connection import check_server, connect, passes, shown
+from farebox.errors import ConfigError, InputError, LedgerError, ServerAwayError
 from farebox.ledger import GLOBAL, Ledger
 from farebox.money import dollars, dollars_from_nusd, nusd_from_usd, usd_from_nusd
 from farebox_worker.bus.lapse import lapse
@@ -22,6 +25,9 @@ from farebox_worker.events import event
 from farebox_worker.settings import Settings, load
 
 log = logging.getLogger(__name__)
+
+PATIENCE_S = 10.0  # of commands for people, with a shared server that is away
+AGAIN_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +53,14 @@ class Session:
 
 
 @asynccontextmanager
-async def open_session(settings: Settings, *, creates: bool = False, adopts: bool = False) -> AsyncIterator[Session]:
+async def open_session(
+    settings: Settings, *, creates: bool = False, adopts: bool = False, waits_s: float = PATIENCE_S
+) -> AsyncIterator[Session]:
     """Open the bus that the settings name.
 
     `creates` allows an embedded data directory to be begun, with its ledger; nothing else ever creates a ledger here.
     With `adopts` the ledger is left as it is found, and an embedded server's first user stays alone with it.
+    A shared server that is away, or refuses for a while, is waited for up to `waits_s` seconds, which is said once.
     Raises: ServerError when Redis is unreachable or unfit; InputError when there is nothing here yet. A LedgerError
     that passes through is told the flags that lead here.
     """
@@ -70,10 +79,8 @@ async def open_session(settings: Settings, *, creates: bool = False, adopts: boo
             url = server.url
         redis = connect(url, client=ArqRedis)
         try:
-            await check_server(redis, url=url)
             session = Session(settings, url, redis, Ledger(redis, settings.redis.namespace), server)
-            if not adopts:
-                await _prepare_ledger(session, creates=creates)
+            await _meet(session, creates=creates, adopts=adopts, waits_s=0.0 if server else waits_s)
             if server and not adopts:
                 session = replace(session, dead_holds=await end_the_dead(session))
                 server.let_others_in()
@@ -83,6 +90,32 @@ async def open_session(settings: Settings, *, creates: bool = False, adopts: boo
             raise
         finally:
             await redis.aclose(close_connection_pool=True)
+
+
+async def _meet(session: Session, *, creates: bool, adopts: bool, waits_s: float) -> None:
+    """Check the server and prepare its ledger; once more while it is away. Raises: ServerError, LedgerError."""
+    began, is_told = time.monotonic(), False
+    while True:
+        try:
+            await check_server(session.redis, url=session.url)
+            if not adopts:
+                await _prepare_ledger(session, creates=creates)
+        except (ServerAwayError, RedisError, OSError) as error:
+            waited = time.monotonic() - began
+            if waited >= waits_s or not (isinstance(error, ServerAwayError) or passes(error)):
+                raise
+            if not is_told:
+                is_told = True
+                until = "" if math.isinf(waits_s) else f" for up to {waits_s:.0f} s"
+                log.warning("%s Waiting for it%s.", error, until, extra=event("redis_away", why=str(error)))
+        else:
+            if is_told:
+                seconds = time.monotonic() - began
+                log.warning(
+                    "Redis is there after %.1f s", seconds, extra=event("redis_back", seconds=round(seconds, 3))
+                )
+            return
+        await asyncio.sleep(AGAIN_S)
 
 
 def place_of(settings: Settings) -> str:

@@ -25,7 +25,13 @@ ENTRY_POINTS = "farebox.providers"  # group of packages that add kinds
 MAX_USD = 9_007_199  # farebox.money.MAX_NUSD in dollars
 
 _Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,32}\Z", description="1 to 32 of A-Z a-z 0-9 _ -")]
-_RedisUrl = Annotated[str, Meta(pattern=r"^(redis|rediss|unix)://", description="redis://, rediss:// or unix://")]
+_RedisUrl = Annotated[
+    str,
+    Meta(
+        pattern=r"^(rediss?|unix|sentinels?)://",
+        description="redis://, rediss://, unix://, sentinel:// or sentinels://",
+    ),
+]
 _HttpUrl = Annotated[str, Meta(pattern=r"^https?://[^\s/]+", description="an http:// or https:// address")]
 _Variable = Annotated[
     str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\Z", description="the name of an environment variable, not a key")
@@ -46,6 +52,7 @@ _Fees = Annotated[
 _Attempts = Annotated[int, Meta(ge=1, le=100, description="a whole number of 1 to 100")]
 _Port = Annotated[int, Meta(ge=0, le=65_535, description="a port, 0 to 65535; 0 takes a free one")]
 _Drain = Annotated[float, Meta(ge=0, le=86_400, description="seconds, 0 to 86400")]
+_Wait = Annotated[float, Meta(ge=0, le=86_400, description="seconds, 0 to 86400")]
 _CapField = Annotated[
     Literal["max_completion_tokens", "max_tokens"], Meta(description='"max_completion_tokens" or "max_tokens"')
 ]
@@ -80,6 +87,7 @@ class WorkerSettings(_Section, frozen=True):
     drain_s: _Drain = 600.0
     max_attempts: _Attempts = 5
     request_timeout_s: _Seconds = 600.0
+    fallback_after_s: _Wait = 60.0
     metrics_port: _Port | None = None
     metrics_host: str = "127.0.0.1"
 
@@ -98,6 +106,7 @@ class RetentionSettings(_Section, frozen=True):
 class ProviderSettings(_Section, frozen=True):
     """One provider. `api_key_env` names the variable that holds its key; None sends no key.
 
+    `rpm` and `tpm` are requests and tokens per minute of all its models together, for the whole fleet.
     `flex` says whether a server of kind openai knows the service tier flex.
     """
 
@@ -107,6 +116,8 @@ class ProviderSettings(_Section, frozen=True):
     cap_field: _CapField = "max_completion_tokens"
     free: bool = False
     flex: bool | None = None
+    rpm: _PerMinute | None = None
+    tpm: _PerMinute | None = None
 
     @property
     def has_flex(self) -> bool:
@@ -157,7 +168,7 @@ class Settings(_Section, frozen=True):
     has_own_place: bool = False
 
 
-_SECTIONS: dict[str, type[_Section]] = {
+SECTIONS: dict[str, type[_Section]] = {
     "redis": RedisSettings,
     "budget": BudgetSettings,
     "worker": WorkerSettings,
@@ -182,9 +193,9 @@ def load(
     """
     here = (cwd or Path.cwd()).absolute()
     path = _find(config, here, environ)
-    file = TomlFile(path, [*_SECTIONS, "providers", "models"])
+    file = TomlFile(path, [*SECTIONS, "providers", "models"])
     home = path.parent if path else here
-    given = {name: file.fields(name, file.table(name), struct) for name, struct in _SECTIONS.items()}
+    given = {name: file.fields(name, file.table(name), struct) for name, struct in SECTIONS.items()}
     if "data_dir" in given["redis"]:
         given["redis"]["data_dir"] = home / given["redis"]["data_dir"].expanduser()
     _override(given, environ)
@@ -225,15 +236,15 @@ def _find(config: Path | None, here: Path, environ: Mapping[str, str]) -> Path |
 
 def _override(given: dict[str, dict[str, Any]], environ: Mapping[str, str]) -> None:
     """Lay FAREBOX_<SECTION>_<KEY> over what the file says. Other FAREBOX_ variables are not ours to judge."""
-    variables = {f"FAREBOX_{s}_{k}".upper(): (s, k) for s, t in _SECTIONS.items() for k in t.__struct_fields__}
-    prefixes = tuple(f"FAREBOX_{section.upper()}_" for section in _SECTIONS)
+    variables = {f"FAREBOX_{s}_{k}".upper(): (s, k) for s, t in SECTIONS.items() for k in t.__struct_fields__}
+    prefixes = tuple(f"FAREBOX_{section.upper()}_" for section in SECTIONS)
     for name, text in environ.items():
         if not text or not name.startswith(prefixes):
             continue
         if name not in variables:
             raise ConfigError(f"environment variable {name} is unknown{nearest(name, variables)}")
         section, key = variables[name]
-        hint = get_type_hints(_SECTIONS[section], include_extras=True)[key]
+        hint = get_type_hints(SECTIONS[section], include_extras=True)[key]
         given[section][key] = typed(f"environment variable {name}", text, hint, strict=False)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 
 from redis.exceptions import ResponseError
 
+from farebox.connection import passes
 from farebox.errors import LedgerError
 from farebox.scripts import Tongue
 from farebox_worker.bus.settle import Settlement, settle
@@ -91,6 +92,7 @@ class Settler:
             except LedgerError:
                 self._queue.extendleft(reversed(group))
                 raise
+            await asyncio.sleep(0)  # the claim for the freed slots goes first: its jobs are prepared meanwhile
 
     def _next_group(self) -> list[Settlement]:
         group: list[Settlement] = []
@@ -106,9 +108,12 @@ class Settler:
         def verb() -> Awaitable[list[str]]:
             return settle(self._tongue, group, results_ttl_ms=self._results_ttl_ms)
 
+        def is_of_the_group(error: Exception) -> bool:
+            return len(group) > 1 and isinstance(error, ResponseError) and not passes(error)
+
         began_s = time.monotonic()
         try:
-            words = await self._outage.insist(verb, unless=ResponseError if len(group) > 1 else ())
+            words = await self._outage.insist(verb, unless=is_of_the_group)
         except ResponseError as error:
             extra = event("settle_split", jobs=len(group), why=str(error))
             log.error("settling %d attempts together failed (%s): one by one", len(group), error, extra=extra)  # noqa: TRY400

@@ -43,20 +43,22 @@ class Shop:
     ) -> None:
         await self.routes.aclose()
 
-    async def discover(self, model: str | None = None, *, everyone: bool = False) -> dict[str, str]:
-        """Ask the compatible servers for their models, unless `model` is known without; return why some failed.
+    def _knows(self, model: str) -> bool:
+        try:
+            self.catalogue.resolve(model)
+        except FareboxError:
+            return False
+        return True
+
+    async def discover(self, *models: str, everyone: bool = False) -> dict[str, str]:
+        """Ask the compatible servers for their models, unless all of `models` are known without; say why some failed.
 
         `everyone` asks the vendors too.
 
         A server that is down stops nothing whose models are configured.
         """
-        if model is not None:
-            try:
-                self.catalogue.resolve(model)
-            except FareboxError:
-                pass
-            else:
-                return {}
+        if models and all(map(self._knows, models)):
+            return {}
         adapters = []
         for provider_id, provider in self._settings.providers.items():
             if provider.base_url is None and not (everyone and provider.kind != "echo"):

@@ -19,7 +19,7 @@ from farebox_worker.meters import Meters
 log = logging.getLogger(__name__)
 
 CALM_S = 60.0  # a lane that was not paused for so long is paused anew
-_ENDINGS = {"retry": "retried", "return": "returned"}
+_ENDINGS = {"retry": "retried", "return": "returned", "move": "moved"}
 
 
 class Witness:

@@ -1,6 +1,7 @@
 -- cancel: nothing of the batch that is not sent yet will be sent. O(flows), whatever the number of jobs.
 --
 -- ARGV[4]  batch
+-- ARGV[5]  "1" to end the calls that run too: what they cost stays unconfirmed; "" lets them finish
 --
 -- Returns {seq, 1 when it was cancelled now, 0 when it was before}
 -- Errors: BATCHCLOSED when there is no such batch. Nothing is written then.
@@ -14,5 +15,6 @@ for _, flow in ipairs(redis.call('SMEMBERS', P .. 'flows:' .. batch)) do
   redis.call('ZREM', P .. 'wait:' .. lane, flow)
 end
 redis.call('SADD', P .. 'cancelled', batch)
-redis.call('PUBLISH', P .. 'control', 'cancel ' .. batch)
+if ARGV[5] == '1' then redis.call('HSETNX', P .. 'batch:' .. batch, 'aborted', now) end
+redis.call('PUBLISH', P .. 'control', (ARGV[5] == '1' and 'abort ' or 'cancel ') .. batch)
 return {seq, first}

@@ -8,6 +8,7 @@
 --
 -- Errors: NOLEDGER, LEDGERLOST. Nothing is written before they are raised, but the field `lost` of the ledger when the
 -- caller proves that writes are gone: it refuses everybody, also who comes later and remembers nothing, until `adopt`.
+-- A replica proves nothing, for it may be behind: then its own refusal to write is the answer.
 local P = ARGV[1]
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -15,20 +16,24 @@ local SEQUENCE_END = 1e12
 
 local ledger = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'clock', 'lease', 'lost')
 if ARGV[2] ~= '!' then
-  local function mark(why)  -- the first one to notice says why; a full or read-only server must not hide the error
-    redis.pcall('HSETNX', KEYS[1], 'lost', why)
-    return why
+  local function note(why, refusal)  -- the first one to notice says why; a full server must not hide it
+    local noted = redis.pcall('HSETNX', KEYS[1], 'lost', why)
+    if type(noted) == 'table' and string.find(noted.err or '', 'READONLY', 1, true) then return noted end
+    return refusal
   end
   local known = 'epoch ' .. ARGV[2] .. ' at seq ' .. ARGV[3] .. ' was'
   if not ledger[1] then
-    return redis.error_reply('NOLEDGER ' .. (ARGV[2] == '' and 'none yet' or mark('nothing where ' .. known)))
+    if ARGV[2] == '' then return redis.error_reply('NOLEDGER none yet') end
+    local why = 'nothing where ' .. known
+    return note(why, redis.error_reply('NOLEDGER ' .. why))
   end
   if ARGV[2] ~= '' and ARGV[2] ~= ledger[1] then
     return redis.error_reply('LEDGERLOST epoch ' .. ledger[1] .. ' where ' .. known)
   end
   if ledger[5] then return redis.error_reply('LEDGERLOST ' .. ledger[5]) end
   if tonumber(ledger[2] or 0) < tonumber(ARGV[3]) then
-    return redis.error_reply('LEDGERLOST ' .. mark('seq ' .. (ledger[2] or 0) .. ' where ' .. ARGV[3] .. ' was'))
+    local why = 'seq ' .. (ledger[2] or 0) .. ' where ' .. ARGV[3] .. ' was'
+    return note(why, redis.error_reply('LEDGERLOST ' .. why))
   end
 end
 local seq = redis.call('HINCRBY', KEYS[1], 'seq', 1)
@@ -80,6 +85,13 @@ local function open(flow)  -- the flow has work now: claims may find it
   end
   ring('lane', lane)
   ring('batch', batch)
+end
+
+local function take_in(flow, kind)  -- jobs move into a flow, which may be new, and its lane too
+  local _, batch, lane = parts(flow)
+  redis.call('SADD', P .. 'flows:' .. batch, flow)
+  redis.call('SADD', P .. kind, flow)
+  if redis.call('SADD', P .. 'lanes', lane) == 1 then redis.call('PUBLISH', P .. 'control', 'lane ' .. lane) end
 end
 
 local function later(flow, due)  -- the flow has work at `due` ms

@@ -15,6 +15,7 @@ for i = 5, #ARGV, 4 do
   local id, flow = ARGV[i], ARGV[i + 1]
   if redis.call('GET', 'arq:result:' .. id) == ARGV[i + 2] then
     redis.call('UNLINK', 'arq:result:' .. id)
+    redis.call('PERSIST', P .. 'history:' .. id)
     redis.call('MSET', 'arq:job:' .. id, ARGV[i + 3])
     redis.call('ZADD', flow, int(redis.call('HINCRBY', KEYS[1], 'jobs', 1)), id)
     redis.call('SADD', P .. 'flows:' .. batch, flow)

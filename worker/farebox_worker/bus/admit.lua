@@ -2,12 +2,13 @@
 --
 -- ARGV[4]  number of scopes, then their names
 -- then per job: id, flow, token, score to go back to, hold in nano-dollars (-1: no price is known), positions of its
---   scopes (from 1, by ",")
+--   scopes (from 1, by ","), tokens it is likely to use
 --
--- Returns {seq, per job: "ok" | "no_room <limit> <need>" | "unpriced" (and a limit applies) | "cancelled" | "lost"}
+-- Returns {seq, per job: "ok" | "no_room <limit> <need>" | "wait <ms>" | "unpriced" (and a limit applies) | "cancelled" | "lost"}
 -- Invariant: spent + held + unconfirmed ≤ limit, for every limit, after every admit; a window's limit counts what is spent
 -- and unconfirmed in the window of now, and all that is held.
--- A job without room goes back to its place and its flow parks; jobs of that flow behind it go back too.
+-- A job without room goes back to its place and its flow parks; jobs of that flow behind it go back too. So does a job whose
+-- lane or provider has too few tokens per minute left, with all of its lane behind it; nothing of it is claimed meanwhile.
 local names, limits, limited = {}, {}, {}  -- limits: of each scope, those that it has
 for i = 1, tonumber(ARGV[4]) do names[i] = ARGV[4 + i] end
 
@@ -48,7 +49,7 @@ end
 
 read_limits()
 local ids, tokens = {}, {}
-for at = 5 + #names, #ARGV, 6 do
+for at = 5 + #names, #ARGV, 7 do
   ids[#ids + 1], tokens[#tokens + 1] = 'arq:in-progress:' .. ARGV[at], ARGV[at + 2]
 end
 local running = read(ids, function(...) return redis.call('MGET', ...) end)
@@ -74,6 +75,7 @@ end
 
 local function go_back(id, flow, score)
   local _, _, lane = parts(flow)
+  for _, pace in ipairs({paces_of(lane)}) do take_requests(pace, -1) end  -- it was not sent
   redis.call('ZADD', flow, score, id)
   redis.call('ZREM', P .. 'leases:' .. lane, id)
   redis.call('DEL', 'arq:in-progress:' .. id)
@@ -103,7 +105,25 @@ local function park(flow, name, need)
   redis.call('ZADD', P .. 'parked:' .. name, int(need), flow)
 end
 
-for at = 5 + #names, #ARGV, 6 do
+local waits = {}  -- by lane: for how long nothing of it may be sent
+
+local function tokens_short(lane, tokens)  -- for how many ms; what fits is taken
+  local pace, provider = paces_of(lane)
+  if waits[lane] or (pace.tpm == 0 and provider.tpm == 0) then return waits[lane] end
+  local wait_ms = math.max(tokens_wait_ms(pace, tokens), tokens_wait_ms(provider, tokens))
+  change(pace, 'mean', pace.mean == 0 and tokens or 0.9 * pace.mean + 0.1 * tokens)
+  if wait_ms == 0 then
+    take_tokens(pace, tokens)
+    take_tokens(provider, tokens)
+    if pace.need > 0 then change(pace, 'need', 0) end
+    return nil
+  end
+  change(pace, 'need', tokens)
+  waits[lane] = wait_ms
+  return wait_ms
+end
+
+for at = 5 + #names, #ARGV, 7 do
   local id, flow, token, score, hold = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], tonumber(ARGV[at + 4])
   local applying, set = scopes_at(ARGV[at + 5])
   local place = #verdicts
@@ -123,6 +143,8 @@ for at = 5 + #names, #ARGV, 6 do
   else
     hold = math.max(hold, 0)
     local blocked = obstacle(flow, hold, applying)
+    local _, _, lane = parts(flow)
+    local short_ms = not blocked and tokens_short(lane, tonumber(ARGV[at + 6]))
     if blocked then
       go_back(id, flow, score)
       is_gone[token] = true
@@ -130,6 +152,11 @@ for at = 5 + #names, #ARGV, 6 do
       park(flow, blocked.name, hold)
       verdict = 'no_room ' .. blocked.name .. ' ' .. int(hold)
       shut[flow] = verdict
+    elseif short_ms then
+      go_back(id, flow, score)
+      is_gone[token] = true
+      if tonumber(score) <= now then open(flow) else later(flow, tonumber(score)) end
+      verdict = 'wait ' .. int(short_ms)
     else
       count(set, 'held', hold)
       for _, limit in ipairs(applying) do
@@ -148,4 +175,5 @@ for at = 5 + #names, #ARGV, 6 do
 end
 each(holds, function(...) redis.call('HSET', P .. 'holds', ...) end)
 flush()
+write_paces()
 return verdicts

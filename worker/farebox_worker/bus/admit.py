@@ -13,20 +13,25 @@ from farebox_worker.bus.scripts import ADMIT
 
 @dataclass(frozen=True, slots=True)
 class Fare:
-    """What admitting one attempt takes: its hold in nano-dollars, and the scopes it counts in."""
+    """What admitting one attempt takes: its hold in nano-dollars, the scopes it counts in, the tokens it may use."""
 
     claimed: Claimed
     hold_nusd: int
     scopes: tuple[str, ...]
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether an attempt may be sent. `no_room` names the scope and the need; then the job is back in its place."""
+    """Whether an attempt may be sent. `no_room` names the scope and the need; then the job is back in its place.
 
-    word: Literal["ok", "no_room", "unpriced", "cancelled", "lost"]
+    So it is with `wait`: the tokens per minute are used up for `wait_ms`.
+    """
+
+    word: Literal["ok", "no_room", "wait", "unpriced", "cancelled", "lost"]
     scope: str = ""
     need_nusd: int = 0
+    wait_ms: int = 0
 
 
 _OK = Verdict("ok")
@@ -39,12 +44,14 @@ async def admit(tongue: Tongue, fares: Sequence[Fare]) -> list[Verdict]:
     for fare in fares:
         claimed = fare.claimed
         places = ",".join(str(positions.setdefault(scope, len(positions) + 1)) for scope in dict.fromkeys(fare.scopes))
-        jobs += (claimed.job_id, claimed.flow, claimed.token, claimed.score, fare.hold_nusd, places)
+        jobs += (claimed.job_id, claimed.flow, claimed.token, claimed.score, fare.hold_nusd, places, fare.tokens)
     answer = await tongue.say(ADMIT, len(positions), *positions, *jobs)
     return [_OK if word == b"ok" else _verdict(word.decode()) for word in answer[1:]]
 
 
 def _verdict(words: str) -> Verdict:
     word, _, rest = words.partition(" ")
+    if word == "wait":
+        return Verdict("wait", wait_ms=int(rest))
     scope, _, need = rest.rpartition(" ")
     return Verdict(word, scope, int(need) if need else 0)  # type: ignore[arg-type]  # the words of admit.lua

@@ -8,6 +8,7 @@
 --
 -- Returns {seq, now in ms, when the next job is due in ms or 0,
 --          per job: id, flow, token, score to go back to, attempts before, doubts, claims without an admit, payload}
+-- It takes no more than the pace of the lane and of its provider lets be sent now (see pace.lua), and says when more may be.
 -- Invariant: an id in flight has its lease's end as score, so it is never at the head of its flow.
 -- It takes MOST jobs at the most: the caller asks again, and nobody waits long for the server meanwhile.
 local MOST = 1024
@@ -129,34 +130,120 @@ local function wake(lane)  -- flows whose next job has become due
   end
 end
 
-local function serve(lane, slots)
-  local opened = P .. 'open:' .. lane
+local function wait_until(due)
+  if not next_due or due < next_due then next_due = due end
+end
+
+local function has_work(lane) return redis.call('EXISTS', P .. 'open:' .. lane) == 1 end
+
+local sharing = {}  -- by provider: how many of its lanes asked for here have work, and had no turn yet
+
+local function sharers(provider)
+  if not sharing[provider.key] then
+    local n = 0
+    for i = 8, #ARGV, 3 do
+      local _, of = paces_of(ARGV[i])
+      if of == provider and has_work(ARGV[i]) then n = n + 1 end
+    end
+    sharing[provider.key] = n + 1
+  end
+  sharing[provider.key] = math.max(1, sharing[provider.key] - 1)
+  return sharing[provider.key]
+end
+
+local function sendable(pace, lane_pace, lanes)  -- how many jobs its buckets have room for, shared by so many lanes
+  local most = math.huge
+  if pace.rpm > 0 then
+    most = math.floor(pace.requests + 0.001)
+    if most < 1 then  -- enough at once that whoever waits need not come for each
+      local enough = math.min(pace.most_requests, math.max(1, pace.rpm / 600))
+      wait_until(now + math.ceil((enough - pace.requests) * 60000 / pace.rpm))
+      return 0
+    end
+  end
+  if pace.tpm > 0 then
+    local wait_ms = tokens_wait_ms(pace, math.max(lane_pace.need, lane_pace.mean, 1))
+    if wait_ms > 0 then
+      wait_until(now + math.max(50, wait_ms))
+      return 0
+    end
+    if lane_pace.mean > 0 then most = math.min(most, math.max(1, math.floor(pace.tokens / lane_pace.mean))) end
+  end
+  return most == math.huge and most or math.max(1, math.ceil(most / lanes))
+end
+
+local function room_in_flight(lane, pace, most)  -- a provider that refuses does it at once: what runs for a second was let in
+  local in_flight = redis.call('ZCARD', P .. 'leases:' .. lane)
+  local grew = tonumber(pace.grew)
+  if not pace.cut and pace.target < MOST_TARGET and in_flight >= 0.75 * pace.target then
+    if grew and now - grew >= 1000 then change(pace, 'target', math.min(MOST_TARGET, pace.target * 2)) end
+    if not grew or now - grew >= 1000 then
+      change(pace, 'grew', now)
+      grew = now
+    end
+    wait_until(grew + 1000)
+  end
+  return math.min(pace.target, most > 0 and most or math.huge) - in_flight
+end
+
+local function may_probe(provider)  -- one job of it runs at a time, until one was answered
+  local token, id = string.match(provider.probe or '', '^(%S+) (.*)$')
+  if token and string.sub(redis.call('GET', 'arq:in-progress:' .. id) or '', 1, 16) == token then
+    wait_until(now + 1000)
+    return false
+  end
+  return true
+end
+
+local function serve(lane, slots)  -- returns how many it took
+  local before = taken
   while slots > 0 and bytes < max_bytes and taken < MOST do
-    local flow, sharing = pick(lane)
+    local flow, rivals = pick(lane)
     if not flow then break end
     local share = math.min(slots, 64)
-    if sharing > 1 then share = math.max(1, math.ceil(slots / sharing)) end
+    if rivals > 1 then share = math.max(1, math.ceil(slots / rivals)) end
     share = math.min(share, 256, MOST - taken)
     local got = take(flow, lane, share)
     slots = slots - got
-    if got > 0 then redis.call('ZINCRBY', opened, got, flow) end
+    if got > 0 then redis.call('ZINCRBY', P .. 'open:' .. lane, got, flow) end
     if got < share and bytes < max_bytes then close(flow, lane) end
   end
   wake(lane)
-  if only == '' and redis.call('EXISTS', opened) == 1 then ring('lane', lane) end  -- more than this caller could take
+  return taken - before
 end
 
-for i = 8, #ARGV, 3 do
-  local lane, slots, most = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
-  local paused = tonumber(redis.call('HGET', P .. 'lane:' .. lane, 'paused_until') or 0)
+local function visit(lane, free, most)
+  local pace, provider = paces_of(lane)
+  local paused = math.max(pace.paused, provider.paused)
   if paused > now then
-    if not next_due or paused < next_due then next_due = paused end
-  else
-    if most > 0 then slots = math.min(slots, most - redis.call('ZCARD', P .. 'leases:' .. lane)) end
-    wake(lane)
-    if slots > 0 then serve(lane, slots) end
+    wait_until(paused)
+    return
+  end
+  wake(lane)
+  if free < 1 or not has_work(lane) then return end
+  local room = room_in_flight(lane, pace, most)
+  if room >= 1 then room = math.min(room, sendable(pace, pace, 1)) end
+  if room >= 1 and (provider.rpm > 0 or provider.tpm > 0) then
+    room = math.min(room, sendable(provider, pace, sharers(provider)))
+  end
+  if room >= 1 and provider.probing then room = may_probe(provider) and 1 or 0 end
+  if room < 1 then return end
+  local got = serve(lane, math.min(free, room))
+  take_requests(pace, got)
+  take_requests(provider, got)
+  if provider.probing and got > 0 then
+    change(provider, 'probe', token(taken - 1) .. ' ' .. answer[#answer - 7])
+  elseif only == '' and got < room and has_work(lane) then
+    ring('lane', lane)  -- more than this caller could take
   end
 end
+
+local asked = (#ARGV - 7) / 3
+for n = 0, asked - 1 do  -- another lane first each time, for lanes may share what a provider allows
+  local i = 8 + 3 * ((n + seq) % asked)
+  visit(ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]))
+end
+write_paces()
 if taken > 0 then redis.call('SET', P .. 'claim:' .. claim, table.concat(record), 'PX', int(lease)) end
 answer[3] = next_due and int(next_due) or 0
 return answer

@@ -27,7 +27,8 @@ class Claimed:
     """A job leased to this process.
 
     `token` names the attempt; `score` is the place to go back to; `attempts` were admitted before; `doubts` of them
-    ended with unknown outcome; `claims` died before they were admitted.
+    ended with unknown outcome; `claims` died before they were admitted. `at_ms` is when, by the server's clock, which
+    alone is the same everywhere; 0 when it is not known.
     """
 
     job_id: str
@@ -38,6 +39,7 @@ class Claimed:
     doubts: int
     claims: int
     payload: bytes
+    at_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ async def claim(tongue: Tongue, asks: Sequence[Ask], *, lease_ms: int, only_batc
             int(answer[i + 5]),
             int(answer[i + 6]),
             answer[i + 7],
+            now,
         )
         for i in range(3, len(answer), 8)
     ]

@@ -33,7 +33,12 @@ local function lapse(lane, id)
     redis.call('HDEL', P .. 'holds', token)
     count(set, 'held', -hold)
     doubt(token, hold, id, flow, set, 'worker died')
-    if unfinished then redis.call('INCR', 'arq:retry:' .. id) end
+    if unfinished then
+      redis.call('INCR', 'arq:retry:' .. id)
+      local tried = {int(now), '', lane, 'lapsed', '', '', 'unconfirmed', held, '', 'its worker died, or was cut off'}
+      redis.call('RPUSH', P .. 'history:' .. id, table.concat(tried, '\t'))
+      redis.call('LTRIM', P .. 'history:' .. id, -20, -1)
+    end
   else
     redis.call('HINCRBY', P .. 'strikes', id .. ':claims', 1)
   end
@@ -54,10 +59,12 @@ flush()
 
 local paused = {}
 
-local function is_paused(flow)  -- its lane: it can use no money, and keeps nobody from it
+local function is_paused(flow)  -- its lane, or its provider: it can use no money, and keeps nobody from it
   local _, _, lane = parts(flow)
   if paused[lane] == nil then
-    paused[lane] = tonumber(redis.call('HGET', P .. 'lane:' .. lane, 'paused_until') or 0) > now
+    local until_ms = redis.call('HGET', P .. 'lane:' .. lane, 'paused_until')
+    local shared = redis.call('HGET', P .. 'provider:' .. string.match(lane, '^[^:]*'), 'paused_until')
+    paused[lane] = math.max(tonumber(until_ms or 0), tonumber(shared or 0)) > now
   end
   return paused[lane]
 end

@@ -1,4 +1,4 @@
-"""pause: let nothing of a lane be claimed for a while, anywhere in the fleet."""
+"""pause: let nothing of a lane, or of a provider, be claimed for a while, anywhere in the fleet."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
 
 from farebox.keys import Keys
 from farebox.money import dollars_from_nusd
@@ -16,6 +17,17 @@ from farebox_worker.bus.scripts import PAUSE
 
 UNTIL_RESUMED_MS = 10**15  # a pause that ends after this moment, some 30,000 years from now, ends by a resume only
 PAUSE_FIELDS = ["paused_until", "paused_why", "paused_by"]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A call that was refused, how long ago it was sent, and with how short a pause to begin.
+
+    Refusals without an answer between them double the pause, up to an hour.
+    """
+
+    sent_s_ago: float
+    least_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +53,23 @@ class Pause:
 
 
 async def pause(
-    tongue: Tongue, lane: str, *, seconds: float | None, why: str, by: Literal["operator", "provider"] = "provider"
+    tongue: Tongue,
+    lane: str = "",
+    *,
+    provider: str = "",
+    seconds: float | None,
+    why: str,
+    by: Literal["operator", "provider"] = "provider",
+    refusal: Refusal | None = None,
 ) -> Pause:
-    """Pause a lane; None seconds mean until it is resumed. Return the pause in force.
+    """Pause a lane, or a provider with every lane that it has and will have; None seconds mean until it is resumed.
 
-    The longest pause wins, but an operator's replaces an operator's. Raises: LedgerError; redis errors pass through.
+    Return the pause in force: the longest wins, but an operator's replaces an operator's, and a `refusal` lengthens it.
+    Raises: LedgerError; redis errors pass through.
     """
     pause_ms = UNTIL_RESUMED_MS if seconds is None else max(1, int(seconds * 1000))
-    _, until_ms, reason, whose = await tongue.say(PAUSE, lane, pause_ms, why, by)
+    refused = (int(refusal.sent_s_ago * 1000), int(refusal.least_s * 1000)) if refusal else ("", "")
+    _, until_ms, reason, whose = await tongue.say(PAUSE, _of(lane, provider), pause_ms, why, by, *refused)
     return Pause(int(until_ms), reason.decode(errors="replace"), whose.decode())
 
 
@@ -68,23 +89,40 @@ async def stop_at_overrun(tongue: Tongue, lane: str, *, hold_nusd: int, cost_nus
 
 
 async def read_pauses(redis: Redis, keys: Keys, lanes: Sequence[str]) -> dict[str, Pause]:
-    """Which of these lanes are paused now, and why."""
+    """Which of these lanes are paused now, by themselves or with their provider, and why."""
     async with redis.pipeline(transaction=False) as pipe:
         pipe.time()
         for lane in lanes:
-            pipe.hmget(keys.lane(lane), PAUSE_FIELDS)
+            ask_pause(pipe, keys, lane)
         (seconds, micros), *states = await pipe.execute()
     now_ms = int(seconds) * 1000 + int(micros) // 1000
-    found = {lane: read_pause(state, now_ms) for lane, state in zip(lanes, states, strict=True)}
+    found = {lane: read_pause(states[2 * at : 2 * at + 2], now_ms) for at, lane in enumerate(lanes)}
     return {lane: pause for lane, pause in found.items() if pause}
 
 
-def read_pause(state: Sequence[bytes | None], now_ms: int) -> Pause | None:
-    """Read the PAUSE_FIELDS of a lane; None when it is not paused now."""
-    until, why, by = [(value or b"").decode(errors="replace") for value in state]
-    return Pause(int(until), why, by or "provider") if until and int(until) > now_ms else None
+def ask_pause(pipe: Pipeline, keys: Keys, lane: str) -> None:
+    """Add the two commands whose answers `read_pause` reads."""
+    pipe.hmget(keys.lane(lane), PAUSE_FIELDS)
+    pipe.hmget(keys.provider(lane.partition(":")[0]), PAUSE_FIELDS)
 
 
-async def resume(tongue: Tongue, lane: str) -> None:
-    """End every pause of a lane and wake its workers. Raises: LedgerError; redis errors pass through."""
-    await tongue.say(PAUSE, lane, 0, "", "operator")
+def read_pause(states: Sequence[Sequence[bytes | None]], now_ms: int) -> Pause | None:
+    """Read the PAUSE_FIELDS of a lane and of its provider; None when neither is paused now, else the longer pause."""
+    found = []
+    for state in states:
+        until, why, by = [(value or b"").decode(errors="replace") for value in state]
+        if until and int(until) > now_ms:
+            found.append(Pause(int(until), why, by or "provider"))
+    return max(found, key=lambda one: one.until_ms, default=None)
+
+
+async def resume(tongue: Tongue, lane: str = "", *, provider: str = "") -> None:
+    """End every pause of a lane or of a provider, and wake its workers.
+
+    Raises: LedgerError; redis errors pass through.
+    """
+    await tongue.say(PAUSE, _of(lane, provider), 0, "", "operator", "", "")
+
+
+def _of(lane: str, provider: str) -> str:
+    return f"provider:{provider}" if provider else f"lane:{lane}"

@@ -4,10 +4,12 @@
 -- ARGV[5]  number of scopes, then their names
 -- then per attempt (16): id, flow, token, action, money, amount in nano-dollars, input tokens, output tokens,
 --   why (of unconfirmed money) or "", delay in ms or score to go back to, outcome or attempts so far, result, scope positions,
---   note for the journal, what the job's history keeps of it or "", what its lane felt or ""
+--   note for the journal, what the job's history keeps of it (see keys.py) or "", what its lane felt (see felt.lua) or ""
 --
 -- action: "finish" (outcome succeeded|failed|cancelled), "retry" (after the delay; attempts are stored),
---   "return" (back to its place, as if it had never been claimed), "sweep" (finish a job that nobody runs)
+--   "return" (back to its place, as if it had never been claimed), "sweep" (finish a job that nobody runs),
+--   "move" (it failed here, and another lane may answer it: due there after the delay, its attempts anew; the result is
+--   its new payload, the outcome the word movable or spread, and that lane)
 -- money:  "actual" (book the amount), "release" (nothing was billed), "unconfirmed" (nobody knows: the hold stays owed),
 --   "unpriced" (answered, at no known price)
 -- outcome may carry the finish of an answer: "succeeded truncated"; " default_cap" when the cap was not the job's own.
@@ -25,6 +27,7 @@ local first = 6 + #names
 local answer, batches, streams = {seq}, {}, {}
 local finished, gone_keys, gone_strikes = {}, {}, {}
 local gone_flow, gone_lease = {}, {}
+local histories = {}
 
 local function add(map, key, value)
   if not map[key] then map[key] = {} end
@@ -165,7 +168,18 @@ local function finish(id, flow, outcome, result)
   gone_keys[#gone_keys + 1], gone_keys[#gone_keys + 2] = 'arq:job:' .. id, 'arq:retry:' .. id
   gone_strikes[#gone_strikes + 1] = id .. ':doubts'
   gone_strikes[#gone_strikes + 1] = id .. ':claims'
+  histories[#histories + 1] = P .. 'history:' .. id
   return true
+end
+
+local function place_of(id, flow)  -- where a job is now: it may have moved since the attempt began
+  if running[id] ~= '' then return string.sub(redis.call('GET', 'arq:in-progress:' .. id), 17) end
+  if redis.call('ZSCORE', flow, id) then return flow end
+  local _, batch = parts(flow)
+  for _, other in ipairs(redis.call('SMEMBERS', P .. 'flows:' .. batch)) do
+    if redis.call('ZSCORE', other, id) then return other end
+  end
+  return flow
 end
 
 local function forestall(id, flow, lane)  -- a late answer came: whoever claimed the job again and did not send it yet, will not
@@ -187,13 +201,40 @@ local function put_back(id, flow, lane, action, due, attempts)
   if tonumber(due) <= now then open(flow) else later(flow, tonumber(due)) end
 end
 
+local function remember(id, tried)  -- the last 20 attempts of a job that has no answer yet
+  if tried == '' or not is_open(id) then return end
+  redis.call('RPUSH', P .. 'history:' .. id, int(now) .. '\t' .. tried)
+  redis.call('LTRIM', P .. 'history:' .. id, -20, -1)
+end
+
+local function move(id, flow, target, due, payload)
+  if not is_open(id) then return end
+  local kind, lane = string.match(target, '^(%a+) (.+)$')
+  local priority, batch = parts(flow)
+  local goal = P .. 'flow:' .. priority .. ':' .. batch .. ':' .. lane
+  redis.call('SET', 'arq:job:' .. id, payload)
+  redis.call('DEL', 'arq:retry:' .. id)
+  redis.call('ZREM', flow, id)
+  redis.call('ZADD', goal, int(now + tonumber(due)), id)
+  take_in(goal, kind)
+  if redis.call('HEXISTS', P .. 'batch:' .. batch, 'cancelled') == 1 then  -- whoever sweeps must look again
+    redis.call('SADD', P .. 'cancelled', batch)
+  end
+  if tonumber(due) <= 0 then open(goal) else later(goal, now + tonumber(due)) end
+end
+
 local repeats = {}
 for at = first, #ARGV, 16 do
   if ARGV[at + 3] ~= 'sweep' then
     repeats[at] = is_repeat(ARGV[at + 2])
-    if not repeats[at] then move_money(ARGV[at], ARGV[at + 1], ARGV[at + 2], at) end
+    if not repeats[at] then
+      move_money(ARGV[at], ARGV[at + 1], ARGV[at + 2], at)
+      local _, _, lane = parts(ARGV[at + 1])
+      feel(lane, ARGV[at + 2], ARGV[at + 3] == 'finish' and string.find(ARGV[at + 10], '^succeeded') ~= nil, ARGV[at + 15])
+    end
   end
 end
+apply_felts()
 write_marks()  -- not before: what fails until here has written nothing, and may be sent again
 each(gone_holds, function(...) redis.call('HDEL', P .. 'holds', ...) end)
 each(gone_doubts, function(...) redis.call('HDEL', P .. 'unconfirmed', ...) end)
@@ -206,7 +247,11 @@ for at = first, #ARGV, 16 do
   local mine = running[id] == token
   local verdict = 'done'
   if action == 'sweep' then
-    if running[id] ~= '' or not finish(id, flow, outcome, result) then verdict = 'repeat' end
+    if running[id] ~= '' or not finish(id, place_of(id, flow), outcome, result) then
+      verdict = 'repeat'
+    elseif stop_waiting(flow) then  -- it may have been the one that the flow parked for
+      open(flow)
+    end
   elseif repeats[at] and not mine then
     verdict = 'repeat'
   else
@@ -215,8 +260,13 @@ for at = first, #ARGV, 16 do
       add(gone_lease, lane, id)
       running[id] = ''
     end
+    if not repeats[at] then remember(id, ARGV[at + 14]) end
     if action == 'finish' and (mine or string.find(outcome, '^succeeded')) then
-      if not finish(id, flow, outcome, result) then verdict = 'money' elseif not mine then forestall(id, flow, lane) end
+      local place = mine and flow or place_of(id, flow)
+      local _, _, now_in = parts(place)
+      if not finish(id, place, outcome, result) then verdict = 'money' elseif not mine then forestall(id, place, now_in) end
+    elseif mine and action == 'move' then
+      move(id, flow, outcome, due, result)
     elseif mine and action ~= 'finish' then
       put_back(id, flow, lane, action, due, outcome)
     else
@@ -228,6 +278,10 @@ end
 
 for batch, stream in pairs(streams) do each(stream, function(...) redis.call('XADD', P .. 'results:' .. batch, '*', ...) end) end
 each(gone_keys, function(...) redis.call('DEL', ...) end)
+each(histories, function(...)
+  if redis.call('EXISTS', ...) == 0 then return end  -- one question, for most jobs have none
+  for _, key in ipairs({...}) do redis.call('PEXPIRE', key, ARGV[4]) end
+end)
 if redis.call('EXISTS', P .. 'strikes') == 1 then
   each(gone_strikes, function(...) redis.call('HDEL', P .. 'strikes', ...) end)
 end

@@ -9,7 +9,7 @@ from typing import Literal
 from farebox.scripts import Argument, Tongue
 from farebox_worker.bus.scripts import SETTLE
 
-Action = Literal["finish", "retry", "return", "sweep"]
+Action = Literal["finish", "retry", "return", "sweep", "move"]
 Money = Literal["actual", "release", "unconfirmed", "unpriced"]
 NOTE_LETTERS = 200
 
@@ -19,7 +19,8 @@ class Settlement:
     """How one attempt ended.
 
     action: finish the job (with `outcome` and `result`), retry it `due` ms from now (by the server's clock) after
-        `attempts`, return it to its place `due` as if never claimed, or sweep a job nobody runs.
+        `attempts`, return it to its place `due` as if never claimed, sweep a job nobody runs, or move it to another
+        lane (`outcome` is "movable <lane>" or "spread <lane>", `result` its new payload), due there in `due` ms.
     money: book `amount_nusd`, release the hold, or leave it owed as unconfirmed (`why`).
     outcome: the words settle.lua counts: outcome, finish, default_cap.
     scopes: where to book when the ledger no longer knows the attempt.

@@ -10,7 +10,7 @@ local withdrawn = 0
 for i = 6, #ARGV do
   local id = ARGV[i]
   if redis.call('EXISTS', 'arq:in-progress:' .. id) == 0 and redis.call('ZREM', flow, id) == 1 then
-    redis.call('DEL', 'arq:job:' .. id, 'arq:retry:' .. id)
+    redis.call('DEL', 'arq:job:' .. id, 'arq:retry:' .. id, P .. 'history:' .. id)
     redis.call('HDEL', P .. 'strikes', id .. ':doubts', id .. ':claims')
     redis.call('HDEL', P .. 'ids:' .. batch, string.sub(id, #P + 1))
     withdrawn = withdrawn + 1

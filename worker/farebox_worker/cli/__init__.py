@@ -10,7 +10,6 @@ import os
 import sys
 
 import click
-from redis.exceptions import RedisError
 
 from farebox.errors import ConfigError, FareboxError, InputError, ModelNotFoundError, UntranslatableError
 
@@ -22,8 +21,11 @@ _COMMANDS = {
     "exporter": "exporter",
     "batches": "batches",
     "status": "batches",
+    "watch": "watch",
     "results": "results",
+    "export": "export",
     "cancel": "batches",
+    "retry": "retry",
     "job": "job",
     "lanes": "lanes",
     "workers": "workers",
@@ -34,6 +36,8 @@ _COMMANDS = {
     "ledger": "ledger",
     "models": "models",
     "doctor": "doctor",
+    "init": "init",
+    "completion": "completion",
     "simulate": "simulate",
 }
 
@@ -67,8 +71,11 @@ _HELP = {
     "exporter": "Serve the fleet's metrics: limits, lanes, what could be scaled to.",
     "batches": "List batches.",
     "status": "Show one batch, or all.",
+    "watch": "Follow a batch live until it is complete.",
     "results": "Write a batch's results to a file.",
+    "export": "Write finished lines as a table, packed, or as OpenAI's batch files.",
     "cancel": "Stop everything of a batch that is not sent.",
+    "retry": "Put back what failed: of a batch, or of a run's file.",
     "job": "Show one job: where it is, what was tried, what it cost.",
     "lanes": "Show what waits, runs and is paused, by model; pause or resume it.",
     "workers": "List the worker processes that live.",
@@ -79,6 +86,8 @@ _HELP = {
     "ledger": "Look at the money counters; go on after a server lost writes.",
     "models": "List the models that can be asked for, with their prices.",
     "doctor": "Check the configuration, the server, the providers and the fleet; say what to do.",
+    "init": "Write a commented farebox.toml from what is found here.",
+    "completion": "Print the script that completes commands in your shell.",
     "simulate": "Run a local provider to rehearse with, no money involved.",
 }
 
@@ -111,14 +120,19 @@ def main() -> None:
         sys.exit(1)
     except (ConfigError, InputError, ModelNotFoundError, UntranslatableError) as error:
         _end(str(error), 2)
-    except RedisError as error:
-        _end(f"Redis: {error or type(error).__name__}", 1)
     except (FareboxError, OSError) as error:
         _end(str(error), 1)
     except Exception as error:  # people get a sentence; FAREBOX_DEBUG=1 shows the traceback
+        if _is_of_redis(error):
+            _end(f"Redis: {error or type(error).__name__}", 1)
         if os.environ.get("FAREBOX_DEBUG"):
             raise
         _end(f"unexpected {type(error).__name__}: {error}. FAREBOX_DEBUG=1 shows where.", 1)
+
+
+def _is_of_redis(error: Exception) -> bool:
+    """Tell a RedisError by its name: importing redis takes longer than all the rest of `farebox --help`."""
+    return any((kind.__module__, kind.__name__) == ("redis.exceptions", "RedisError") for kind in type(error).__mro__)
 
 
 def _end(message: str, code: int) -> None:

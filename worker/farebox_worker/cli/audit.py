@@ -22,7 +22,10 @@ def audit(settings: Settings, as_json: bool) -> None:
     """Recompute every counter from the journal and the records of holds; exit 1 when one differs.
 
     It changes nothing, and may run while workers work.
-    """
+
+    \b
+    farebox audit && echo the books agree
+    """  # noqa: D301 - \b is click's mark for "do not wrap"
     report = run_async(_audit(settings))
     if as_json:
         print_json(_report_json(report))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -19,12 +21,20 @@ from farebox_worker.limits import in_words, money_line, raise_command, room_agai
 from farebox_worker.session import Session, flags_from_here, open_session
 from farebox_worker.settings import Settings
 
+ENDED_S = 3.0  # a worker ends calls within a second
+TELL_EVERY_S = 2.0
+
 
 @click.command()
 @json_option
 @common
 def batches(settings: Settings, as_json: bool) -> None:
-    """List the batches that are still remembered, newest first."""
+    """List the batches that are still remembered, newest first.
+
+    \b
+    farebox batches
+    farebox batches --json | jq '.batches[].batch_id'
+    """  # noqa: D301 - \b is click's mark for "do not wrap"
     run_async(_batches(settings, as_json=as_json))
 
 
@@ -56,7 +66,12 @@ async def _batches(settings: Settings, *, as_json: bool) -> None:
 @json_option
 @common
 def status(settings: Settings, batch: str | None, as_json: bool) -> None:
-    """Show one batch: counts, what runs, what waits, its money. Without BATCH, all of them."""
+    """Show one batch: counts, what runs, what waits, its money. Without BATCH, all of them.
+
+    \b
+    farebox status
+    farebox status nightly
+    """  # noqa: D301 - \b is click's mark for "do not wrap"
     run_async(_status(settings, batch, as_json=as_json) if batch else _batches(settings, as_json=as_json))
 
 
@@ -89,32 +104,60 @@ async def _status(settings: Settings, name: str, *, as_json: bool) -> None:
 
 @click.command()
 @click.argument("batch")
+@click.option("--now", is_flag=True, help="End calls that run too, on every worker: what they cost stays unconfirmed.")
 @json_option
 @common
-def cancel(settings: Settings, batch: str, as_json: bool) -> None:
-    """Stop everything of BATCH that is not sent yet; running calls finish and are paid."""
-    run_async(_cancel(settings, batch, as_json=as_json))
+def cancel(settings: Settings, batch: str, now: bool, as_json: bool) -> None:
+    """Stop everything of BATCH that is not sent yet; running calls finish and are paid, unless --now.
+
+    \b
+    farebox cancel nightly
+    """  # noqa: D301 - \b is click's mark for "do not wrap"
+    run_async(_cancel(settings, batch, now=now, as_json=as_json))
 
 
-async def _cancel(settings: Settings, name: str, *, as_json: bool) -> None:
+async def _cancel(settings: Settings, name: str, *, now: bool, as_json: bool) -> None:
     async with open_session(settings) as session:
         batch = Batch(session.redis, name, namespace=session.namespace)
         await batch.progress()
-        await batch.cancel()
+        *_, before = await batch.waiting()
+        await batch.cancel(now=now)
         swept = await _sweep_all(session, name)
+        running = await _running(batch, before, within_s=ENDED_S if now else 0.0)
         progress = await batch.progress()
     if as_json:
-        print_json(_progress_json(progress, "cancelled") | {"swept": swept})
-    else:
-        say(f"{name} is cancelled: {progress.cancelled_jobs:,} jobs were not sent, {progress.finished:,} have ended.")
+        print_json(
+            _progress_json(progress, "cancelled") | {"swept": swept, "running": running, "ended": before - running}
+        )
+        return
+    say(f"{name} is cancelled: {progress.cancelled_jobs:,} jobs have no answer, {progress.finished:,} have ended.")
+    if running:
+        say(f"{running:,} calls still run: " + ("their workers are away." if now else "they finish and are paid."))
+    if now and before > running:
+        owed = dollars_from_nusd(progress.scope.unconfirmed_nusd)
+        say(f"{before - running:,} calls were ended; of this batch {owed} is unconfirmed: `farebox unconfirmed list`.")
+
+
+async def _running(batch: Batch, before: int, *, within_s: float) -> int:
+    """Count the calls that still run; wait for their end for so long."""
+    ends, running = time.monotonic() + within_s, before
+    while running:
+        *_, running = await batch.waiting()
+        if time.monotonic() >= ends:
+            break
+        await asyncio.sleep(0.05)
+    return running
 
 
 async def _sweep_all(session: Session, name: str) -> int:
     ttl_ms = int(session.settings.retention.results_days * 86_400_000)
-    total = 0
+    total, told = 0, time.monotonic()
     with suppress(NoPermissionError):  # an ACL keeps producers from writing results: the workers sweep
         while swept := await sweep(session.ledger.tongue, results_ttl_ms=ttl_ms, batch=name):
             total += swept
+            if time.monotonic() - told > TELL_EVERY_S:
+                told = time.monotonic()
+                say(f"{name} is cancelled; {total:,} waiting jobs are written down as such …")
     return total
 
 

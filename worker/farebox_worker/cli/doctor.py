@@ -25,7 +25,11 @@ def doctor(settings: Settings, offline: bool, as_json: bool) -> None:
     """Check configuration, server, ledger, keys, prices, providers and workers; exit 1 when something fails.
 
     It changes nothing, and a data directory that does not exist stays so. Keys are looked for, never shown.
-    """
+
+    \b
+    farebox doctor
+    farebox doctor --redis rediss://bus.example:6379/0
+    """  # noqa: D301 - \b is click's mark for "do not wrap"
     logging.getLogger("farebox_worker").setLevel(logging.ERROR)
     flags = flags_from_here(settings)
     checks = [

@@ -12,7 +12,7 @@ import click
 from farebox.errors import FareboxError, InputError
 from farebox.money import dollars_from_nusd, nusd_from_usd, usd_from_nusd
 from farebox.records import job_id
-from farebox_worker.cli.lines import line_options
+from farebox_worker.cli.lines import LineFlags, line_options
 from farebox_worker.cli.options import (
     USD,
     common,
@@ -26,13 +26,14 @@ from farebox_worker.cli.options import (
 )
 from farebox_worker.cli.place import at_the_earlier_place
 from farebox_worker.cli.summary import cost_fields, would_cost
-from farebox_worker.files.output import default_output
+from farebox_worker.files.destination import destination
 from farebox_worker.files.summary import bad_line_report, how_to_mend
-from farebox_worker.files.written import ForeignFileError, Written, scan
+from farebox_worker.files.written import ForeignFileError, NameNow, Written, scan
 from farebox_worker.run import place as places
 from farebox_worker.run.forecast import Cost, Prospect, Seen, foresee, foresee_all, seen_before
-from farebox_worker.run.plan import Ask, Plan, Planner
-from farebox_worker.run.screen import Screen, about
+from farebox_worker.run.picture import about
+from farebox_worker.run.plan import Ask, Plan, Planner, counted
+from farebox_worker.run.screen import Screen
 from farebox_worker.session import open_session
 from farebox_worker.settings import KEY_VARIABLES, Settings, with_vendors
 from farebox_worker.shop import Shop
@@ -41,22 +42,16 @@ from farebox_worker.shop import Shop
 @click.command()
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.option("-o", "--output", metavar="OUT", type=click.Path(path_type=Path), help="Default: IN.out.jsonl")
-@click.option("-m", "--model", metavar="REF", help="provider:model for every line, e.g. openai:gpt-5-mini")
 @click.option("--budget", type=USD, metavar="USD", help="Say where this budget would end, and what never fits.")
 @line_options
 @json_option
 @common
-def estimate(  # noqa: PLR0913, PLR0917 - the flags of a command
+def estimate(
     settings: Settings,
     source: Path,
     output: Path | None,
-    model: str | None,
-    provider: str | None,
     budget: float | None,
-    max_tokens: int | None,
-    tier: str,
-    drop_params: str,
-    skip_invalid: bool,
+    lines: LineFlags,
     as_json: bool,
 ) -> None:
     """Say what IN will cost: low, expected and at most, by model, in every tier its vendor has. Sends nothing.
@@ -68,16 +63,14 @@ def estimate(  # noqa: PLR0913, PLR0917 - the flags of a command
     farebox estimate prompts.jsonl -m openai:gpt-5-mini --budget 20
     """  # noqa: D301 - \b is click's mark for "do not wrap"
     log_to_stderr(is_quiet=True)
-    if not source.is_file():
-        raise InputError(f"no file {source}: IN is a JSONL file of prompts, one JSON object a line.")
-    drops = tuple(name.strip() for name in drop_params.split(",") if name.strip())
-    ask = Ask(source, model, provider, max_tokens, tier, (), drops)
     limit = None if budget is None else nusd_from_usd(budget)
-    found = run_async(_estimate(settings, ask, output or default_output(source), limit, skip_invalid=skip_invalid))
+    ask = lines.ask(source)
+    out = output if output is None and ask.source.spool else destination(output, ask.source).out
+    found = run_async(_estimate(settings, ask, out, limit, skip_invalid=lines.skip_invalid))
     if as_json:
         print_json(_json(found, limit))
     else:
-        _tell(found, source, tier, limit)
+        _tell(found, ask.source.path, lines.tier, limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,27 +93,26 @@ class _Found:
         return foresee_all(self.plan.asked, self.seen)
 
 
-async def _estimate(settings: Settings, ask: Ask, out: Path, limit: int | None, *, skip_invalid: bool) -> _Found:
-    known = places.earlier(out)
-    written = await asyncio.to_thread(_written, out)
-    batch_id = known.batch_id if known else written.batch
+async def _estimate(settings: Settings, ask: Ask, out: Path | None, limit: int | None, *, skip_invalid: bool) -> _Found:
+    known = places.earlier(out) if out else None
     namespace = settings.redis.namespace
 
     def is_done(custom_id: str) -> bool:
-        return written.contains(job_id(namespace, batch_id, custom_id))
+        return written.contains(job_id(namespace, known.batch_id if known else written.batch, custom_id))
 
     async with Shop(with_vendors(settings), sends=False) as shop:
-        await shop.discover(ask.model)
+        await shop.discover(*ask.named)
         planner = Planner(ask, shop.catalogue, shop.routes)
+        written = await asyncio.to_thread(_written, out, planner.name_now)
         with Screen(plain_after_s=2.0) as screen, ended_by_ctrl_c():
             plan = planner.judge(limit_nusd=limit, on_lines=screen.reading, is_done=is_done, is_strict=False)
-    report = bad_line_report(ask.path, plan.summary)
+    report = bad_line_report(planner.path, plan.summary)
     if report and not skip_invalid:
         raise InputError(f"{report}\n{how_to_mend(plan.summary)}".rstrip())
     if report:
         say(report)
     if not plan.summary.good:
-        raise InputError(f"{ask.path} holds no jobs.")
+        raise InputError(f"{planner.path} holds no jobs.")
     before = await _seen_before(at_the_earlier_place(settings, known), plan)
     prospect = Prospect(plan.asked, plan.done, {}, before)
     asked = {model_ref.partition(":")[0] for model_ref, _ in plan.by_tier}
@@ -128,11 +120,13 @@ async def _estimate(settings: Settings, ask: Ask, out: Path, limit: int | None, 
     return _Found(plan, written, prospect.seen(written.tally), missing)
 
 
-def _written(out: Path) -> Written:
+def _written(out: Path | None, name_now: NameNow) -> Written:
     """Read what a run of this file has answered; nothing when OUT is not there or not ours."""
+    if out is None:
+        return Written()
     try:
         with out.open("rb") as file:
-            return scan(file, out)[0]
+            return scan(file, out, name_now)[0]
     except (ForeignFileError, FileNotFoundError, IsADirectoryError):
         return Written()
 
@@ -194,7 +188,7 @@ def _tell(found: _Found, source: Path, tier: str, limit: int | None) -> None:
     print_table(("model", "tier", "lines", "low", "expected", "at most"), rows, text=("tier",))
     answered = f", {plan.lines_done:,} of them answered" if plan.lines_done else ""
     which = "each in its cheapest tier" if tier == "cheapest" else f"at tier {tier}"
-    say(f"{source}: {plan.summary.good:,} lines{answered}; {which}: {would_cost(total)}.")
+    say(f"{source}: {counted(plan)}{answered}; {which}: {would_cost(total)}.")
     for note in _notes(found, limit):
         say(note)
 

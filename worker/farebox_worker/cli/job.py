@@ -9,13 +9,15 @@ import click
 from farebox.money import dollars_from_nusd, usd_from_nusd
 from farebox.records import Result, ResultEnvelope
 from farebox_worker.cli.lanes import pause_json
-from farebox_worker.cli.options import common, json_option, plain, print_json, run_async
+from farebox_worker.cli.options import common, json_option, plain, print_json, print_table, run_async
+from farebox_worker.history import Tried
 from farebox_worker.jobs import JobView, name_job, read_job
 from farebox_worker.limits import in_words
-from farebox_worker.run.screen import span
+from farebox_worker.run.picture import span
 from farebox_worker.session import open_session
 from farebox_worker.settings import Settings
 
+_COLUMNS = ("tried", "worker", "lane", "failed", "after", "money", "message")
 _MEANINGS = {
     "leased": "leased: a worker has it and has not sent it yet",
     "gone": "gone: it ended, and its result was collected (`farebox run` writes it to OUT), deleted or has expired",
@@ -29,7 +31,7 @@ _MEANINGS = {
 @json_option
 @common
 def job(settings: Settings, words: tuple[str, ...], as_json: bool) -> None:
-    """Show one job: its state, its attempts, its money, its error.
+    """Show one job: its state, what was tried and what each attempt cost, its error.
 
     \b
     farebox job 3f2a90c1d2e3f4a5b6c7d8e9      the id in `farebox.job` of its output line
@@ -48,6 +50,8 @@ async def _job(settings: Settings, words: tuple[str, ...], *, as_json: bool) -> 
         return
     for line in [f"{view.job_id}: {_headline(view)}", *(f"  {line}" for line in _lines(view))]:
         click.echo(plain(line))
+    if view.history:
+        print_table(_COLUMNS, [_tried_row(one) for one in view.history], text=_COLUMNS)
 
 
 def _headline(view: JobView) -> str:
@@ -78,7 +82,10 @@ def _lines(view: JobView) -> list[str]:
         f"unconfirmed {dollars_from_nusd(one.amount_nusd)}: attempt {one.token}, {_moment(one.since_ms)}, {one.why}"
         for one in view.unconfirmed
     ]
-    return lines + (_result_lines(view.ended.r, view.ended.st, view.ended.ft) if view.ended else [])
+    owed = f", {dollars_from_nusd(view.unconfirmed_nusd)} unconfirmed" if view.unconfirmed else ""
+    if view.ended is None:
+        return [*lines, f"cost so far {dollars_from_nusd(view.cost_nusd)}{owed}"] if view.history else lines
+    return lines + _result_lines(view.ended.r, view.ended.st, view.ended.ft, owed)
 
 
 def _attempts(view: JobView) -> str:
@@ -90,7 +97,7 @@ def _attempts(view: JobView) -> str:
     return words
 
 
-def _result_lines(result: Result, started_ms: int, ended_ms: int) -> list[str]:
+def _result_lines(result: Result, started_ms: int, ended_ms: int, owed: str) -> list[str]:
     lines = [f"ended {_moment(ended_ms)}, the last attempt began {_moment(started_ms)}"]
     if result.outcome == "succeeded":
         lines.append(f"finish {result.finish or 'unknown'}, latency {result.latency_ms:,} ms")
@@ -98,11 +105,23 @@ def _result_lines(result: Result, started_ms: int, ended_ms: int) -> list[str]:
         status = f" (HTTP {result.status_code})" if result.status_code else ""
         lines.append(f"error {result.error_code or 'unknown'}{status}: {result.error_message[:1000]}")
     tokens = f"{result.input_tokens:,} tokens in, {result.output_tokens:,} out"
-    owed = f", {dollars_from_nusd(result.unconfirmed_nusd)} unconfirmed" if result.unconfirmed_nusd else ""
     lines.append(f"cost {dollars_from_nusd(result.cost_nusd)}{owed}, {tokens}")
     if result.request_id:
         lines.append(f"request id {result.request_id}")
     return lines
+
+
+def _tried_row(one: Tried) -> tuple[str, ...]:
+    money = "released" if one.money == "release" else f"{dollars_from_nusd(one.amount_nusd)} unconfirmed"
+    return (
+        _moment(one.when_ms),
+        one.worker or "gone",
+        one.lane,
+        f"{one.failure_class} {one.status_code or ''}".rstrip(),
+        f"{one.latency_ms:,} ms" if one.latency_ms else "",
+        money,
+        one.message + (f" (request id {one.request_id})" if one.request_id else ""),
+    )
 
 
 def _moment(ms: int) -> str:
@@ -139,8 +158,29 @@ def _view_json(view: JobView) -> dict[str, object]:
              "since_ms": one.since_ms, "why": one.why}
             for one in view.unconfirmed
         ],
+        "history": [_tried_json(one) for one in view.history],
+        "cost_nusd": view.cost_nusd,
+        "cost_usd": usd_from_nusd(view.cost_nusd),
+        "unconfirmed_nusd": view.unconfirmed_nusd,
+        "unconfirmed_usd": usd_from_nusd(view.unconfirmed_nusd),
         "result": _result_json(view.ended) if view.ended else None,
     }  # fmt: skip
+
+
+def _tried_json(one: Tried) -> dict[str, object]:
+    return {
+        "when_ms": one.when_ms,
+        "worker": one.worker or None,
+        "lane": one.lane,
+        "failure_class": one.failure_class,
+        "status_code": one.status_code or None,
+        "request_id": one.request_id or None,
+        "money": one.money,
+        "amount_nusd": one.amount_nusd,
+        "amount_usd": usd_from_nusd(one.amount_nusd),
+        "latency_ms": one.latency_ms or None,
+        "message": one.message,
+    }
 
 
 def _result_json(ended: ResultEnvelope) -> dict[str, object]:
@@ -150,6 +190,7 @@ def _result_json(ended: ResultEnvelope) -> dict[str, object]:
         "finish": result.finish or None,
         "status_code": result.status_code or None,
         "error_code": result.error_code or None,
+        "failure_class": result.failure_class or None,
         "error_message": result.error_message or None,
         "request_id": result.request_id or None,
         "cost_nusd": result.cost_nusd,

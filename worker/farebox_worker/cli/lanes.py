@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, cast
 
 import click
 
 from farebox.money import dollars_from_nusd, usd_from_nusd
-from farebox_worker.bus.pause import Pause, pause, resume
+from farebox_worker.bus.pace import Pace
+from farebox_worker.bus.pause import Pause, pause, read_pauses, resume
 from farebox_worker.cli.options import (
     common,
     json_option,
@@ -22,8 +23,8 @@ from farebox_worker.cli.options import (
 from farebox_worker.heartbeats import read_heartbeats
 from farebox_worker.lanes import Lane, find_lanes, read_lanes
 from farebox_worker.limits import in_words
-from farebox_worker.run.screen import span
-from farebox_worker.session import flags_from_here, open_session
+from farebox_worker.run.picture import span
+from farebox_worker.session import Session, flags_from_here, open_session
 from farebox_worker.settings import Settings
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -71,8 +72,8 @@ async def _lanes(settings: Settings, *, as_json: bool) -> None:
     if as_json:
         print_json({"lanes": [_lane_json(lane) for lane in found], "workers": len(beats)})
         return
-    columns = ("lane", "runnable", "later", "in flight", "parked", "oldest", "workers", "state")
-    print_table(columns, [_row(lane) for lane in found], text=("state",))
+    columns = ("lane", "runnable", "later", "in flight", "target", "parked", "oldest", "workers", "rate", "state")
+    print_table(columns, [_row(lane) for lane in found], text=("rate", "state"))
     if not found:
         say("no lanes yet: a lane appears with its first job.")
     elif not beats and any(lane.unserved for lane in found):
@@ -86,11 +87,19 @@ def _row(lane: Lane) -> tuple[str, ...]:
         f"{lane.runnable:,}",
         f"{lane.later:,}",
         f"{lane.in_flight:,}",
+        "" if lane.pace.target is None else f"{lane.pace.target:,}",
         f"{lane.parked_jobs:,}",
         "" if lane.oldest_s is None else span(max(0.0, lane.oldest_s)),
         f"{lane.workers:,}",
+        _rate(lane),
         "; ".join(_state(lane)),
     )
+
+
+def _rate(lane: Lane) -> str:
+    """Say what was used in the last minute of what is allowed, here and over all lanes of the provider."""
+    shared = str(lane.shared_pace)
+    return "; ".join(filter(None, [str(lane.pace), shared and f"of {lane.name.partition(':')[0]}: {shared}"]))
 
 
 def _state(lane: Lane) -> list[str]:
@@ -119,12 +128,26 @@ def _lane_json(lane: Lane) -> dict[str, object]:
         "runnable": lane.runnable,
         "later": lane.later,
         "in_flight": lane.in_flight,
+        "target": lane.pace.target,
+        "rate": _pace_json(lane.pace),
+        "provider_rate": _pace_json(lane.shared_pace),
         "parked": lane.parked_jobs,
         "blocked": blocked,
         "paused": pause_json(lane.pause) if lane.pause else None,
         "workers": lane.workers,
         "unserved": lane.unserved,
         "oldest_s": None if lane.oldest_s is None else round(lane.oldest_s, 3),
+    }
+
+
+def _pace_json(pace: Pace) -> dict[str, int | None]:
+    """Limits per minute, null where there is none, and what was used in the last minute."""
+    rates = pace.rates
+    return {
+        "rpm": rates.rpm or None,
+        "requests": pace.requests if rates.rpm else None,
+        "tpm": rates.tpm or None,
+        "tokens": pace.tokens if rates.tpm else None,
     }
 
 
@@ -140,7 +163,7 @@ def pause_json(one: Pause) -> dict[str, object]:
 @json_option
 @common
 def pause_ref(settings: Settings, ref: str, seconds: float | None, why: str, as_json: bool) -> None:
-    """Pause REF: a lane, a model (with all its tiers) or a provider (with all its lanes of now).
+    """Pause REF: a lane, a model (with all its tiers) or a provider (with all its lanes, those to come too).
 
     Nothing more of it is claimed by any worker. Running calls finish; jobs wait, none is failed.
     """
@@ -150,10 +173,14 @@ def pause_ref(settings: Settings, ref: str, seconds: float | None, why: str, as_
 async def _pause(settings: Settings, ref: str, seconds: float | None, why: str, *, as_json: bool) -> None:
     async with open_session(settings) as session:
         tongue = session.ledger.tongue
-        names = await find_lanes(session.redis, session.ledger.keys, ref)
-        pauses = {name: await pause(tongue, name, seconds=seconds, why=why, by="operator") for name in names}
+        if is_provider := await _is_provider(session, ref):
+            pauses = {ref: await pause(tongue, provider=ref, seconds=seconds, why=why, by="operator")}
+        else:
+            names = await find_lanes(session.redis, session.ledger.keys, ref)
+            pauses = {name: await pause(tongue, name, seconds=seconds, why=why, by="operator") for name in names}
     if as_json:
-        print_json({"lanes": [{"lane": name, **pause_json(one)} for name, one in pauses.items()]})
+        kind = "provider" if is_provider else "lane"
+        print_json({f"{kind}s": [{kind: name, **pause_json(one)} for name, one in pauses.items()]})
         return
     for name, one in pauses.items():
         say(plain(f"{name} is {one}"))
@@ -170,11 +197,29 @@ def resume_ref(settings: Settings, ref: str, as_json: bool) -> None:
 
 async def _resume(settings: Settings, ref: str, *, as_json: bool) -> None:
     async with open_session(settings) as session:
-        names = await find_lanes(session.redis, session.ledger.keys, ref)
+        redis, keys, tongue = session.redis, session.ledger.keys, session.ledger.tongue
+        if is_provider := await _is_provider(session, ref):
+            await resume(tongue, provider=ref)
+        names = await find_lanes(redis, keys, ref) if not is_provider or await _lanes_of(session, ref) else []
         for name in names:
-            await resume(session.ledger.tongue, name)
+            await resume(tongue, name)
+        left = await read_pauses(redis, keys, names)
     if as_json:
-        print_json({"lanes": names})
+        print_json({"lanes": names, "still_paused": sorted(left)})
         return
-    for name in names:
-        say(plain(f"{name} is open"))
+    for name in names or [ref]:
+        provider = name.partition(":")[0]
+        words = f"{name} is open"
+        if name in left:
+            words = f"{name} is still {left[name]}, with all of its provider: `farebox lanes resume {provider}`"
+        say(plain(words))
+
+
+async def _is_provider(session: Session, ref: str) -> bool:
+    """Whether a REF means a provider, one without any lane yet included."""
+    return ref in session.settings.providers or bool(await _lanes_of(session, ref))
+
+
+async def _lanes_of(session: Session, provider_id: str) -> list[str]:
+    known: set[bytes] = await cast("Any", session.redis.smembers(session.ledger.keys.lanes))
+    return [name for lane in known if (name := lane.decode(errors="replace")).partition(":")[0] == provider_id]

@@ -18,7 +18,12 @@ from farebox_worker.shop import Shop
 @json_option
 @common
 def models(settings: Settings, pattern: str, discover: bool, as_json: bool) -> None:
-    """List the models of the configured providers; PATTERN keeps those whose name contains it."""
+    """List the models of the configured providers; PATTERN keeps those whose name contains it.
+
+    \b
+    farebox models
+    farebox models mini
+    """  # noqa: D301 - \b is click's mark for "do not wrap"
     log_to_stderr(is_quiet=True)
     run_async(_models(settings, pattern, everyone=discover, as_json=as_json))
 

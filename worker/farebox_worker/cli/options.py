@@ -64,6 +64,13 @@ USD = UsdType()
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 
 
+reuse_option = click.option(
+    "--reuse",
+    is_flag=True,
+    help="Take the answers that identical requests had, at no cost, where both say --reuse.",
+)
+
+
 def refuse_early_flags(ctx: click.Context, words: str) -> None:
     """Refuse flags before a subcommand, where they would lead nowhere. Raises: UsageError."""
     if any(ctx.params.values()):

@@ -16,6 +16,7 @@ from farebox_worker.files.answers import output_line
 from farebox_worker.files.output import OutputFile
 from farebox_worker.limits import in_words, money_line
 from farebox_worker.run.follow import Follow
+from farebox_worker.run.retried import take_out_retried
 from farebox_worker.run.screen import Screen
 from farebox_worker.session import open_session
 from farebox_worker.settings import Settings
@@ -35,7 +36,12 @@ TOLD_EVERY_S = 1.0
 def results(
     settings: Settings, batch: str, output: Path, follow: bool, delete: bool, overwrite: bool, as_json: bool
 ) -> None:
-    """Write the results of BATCH to OUT, one line per finished job; lines that are there already are skipped."""
+    """Write the results of BATCH to OUT, one line per finished job; lines that are there already are skipped.
+
+    \b
+    farebox results nightly -o answers.jsonl
+    farebox results nightly -o answers.jsonl --follow --delete
+    """  # noqa: D301 - \b is click's mark for "do not wrap"
     if str(output) == "-" and (delete or as_json):
         raise click.UsageError("-o - goes with neither --delete nor --json: name a file.")
     run_async(_results(settings, batch, output, follow=follow, delete=delete, overwrite=overwrite, as_json=as_json))
@@ -51,10 +57,11 @@ async def _results(
             await _to_stdout(batch, is_following=follow)
             return
         with OutputFile.open(output, overwrite=overwrite) as out:
+            await take_out_retried(batch, out)
             writer = Follow(batch, out, deletes=delete)
             with Screen(plain_after_s=2.0) as screen:
                 await _write(batch, writer, screen, is_following=follow)
-            written, lost = writer.written, writer.lost
+            written, lost = writer.written, await writer.lost()
             lines = out.lines
     if as_json:
         print_json({"batch_id": name, "written": written, "lines": lines, "expired": lost})

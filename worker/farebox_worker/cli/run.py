@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from farebox.batch import Batch
 from farebox.errors import InputError
 from farebox.ledger import GLOBAL
 from farebox.money import dollars_from_nusd, nusd_from_usd
-from farebox_worker.cli.lines import line_options
+from farebox.records import job_id as name_job
+from farebox.reuse import Reuse, batch_of
+from farebox_worker.cli.lines import LineFlags, line_options
 from farebox_worker.cli.options import (
     USD,
     child_environment,
@@ -25,12 +28,15 @@ from farebox_worker.cli.options import (
     json_option,
     log_to_stderr,
     print_json,
+    reuse_option,
     run_async,
     say,
 )
 from farebox_worker.cli.place import at_the_earlier_place
 from farebox_worker.cli.summary import ending_json, print_ending
-from farebox_worker.files.output import OutputFile, default_output
+from farebox_worker.files.csv_answers import answer_columns
+from farebox_worker.files.destination import destination, refuse_unkept
+from farebox_worker.files.output import OutputFile
 from farebox_worker.files.sidecar import Sidecar
 from farebox_worker.files.summary import bad_line_report, how_to_mend
 from farebox_worker.files.written import ForeignFileError
@@ -38,11 +44,13 @@ from farebox_worker.process import Process
 from farebox_worker.run import place as places
 from farebox_worker.run.crew import Crew
 from farebox_worker.run.feed import Feed
+from farebox_worker.run.finish import Finish
 from farebox_worker.run.follow import Follow
 from farebox_worker.run.forecast import Prospect, look_ahead, scopes_of, seen_before
 from farebox_worker.run.job import Ending, MainJob
-from farebox_worker.run.plan import Ask, Plan, Planner
-from farebox_worker.run.screen import Screen, about, ends_after
+from farebox_worker.run.picture import about, ends_after
+from farebox_worker.run.plan import Ask, Plan, Planner, counted
+from farebox_worker.run.screen import Screen
 from farebox_worker.session import Session, flags_from_here, open_session
 from farebox_worker.settings import Settings
 from farebox_worker.shop import Shop
@@ -50,8 +58,13 @@ from farebox_worker.shop import Shop
 
 @click.command()
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
-@click.option("-o", "--output", metavar="OUT", type=click.Path(path_type=Path), help="Default: IN.out.jsonl")
-@click.option("-m", "--model", metavar="REF", help="provider:model for every line, e.g. openai:gpt-5-mini")
+@click.option(
+    "-o",
+    "--output",
+    metavar="OUT",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="Default: IN.out.jsonl. X.csv is a table made of X.jsonl; - copies to stdout.",
+)
 @click.option("--budget", type=USD, metavar="USD", help="Hard limit of this run in dollars.")
 @click.option("--no-budget", is_flag=True, help="Run paid models without a limit.")
 @click.option(
@@ -68,7 +81,10 @@ from farebox_worker.shop import Shop
 @click.option("--max-failures", metavar="N|P%", help="Stop when so many jobs failed.")
 @click.option("--dry-run", is_flag=True, help="Judge the file and say what it can cost; send nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT even when Farebox did not write it.")
+@click.option("--ordered", is_flag=True, help="Put OUT into the order of IN when the run ends.")
+@click.option("--answer-column", metavar="NAME", default="answer", show_default=True, help="Its name in a table.")
 @click.option("--redo", is_flag=True, help="Ask lines again that changed since they were answered.")
+@reuse_option
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 @json_option
 @common
@@ -78,9 +94,15 @@ def run(settings: Settings, source: Path, as_json: bool, **flags: Any) -> None:
     \b
     farebox run prompts.jsonl -m openai:gpt-5-mini --budget 20
     farebox run prompts.jsonl -m anthropic:claude-haiku-4-5 --budget 5 --first 10
+    farebox run tickets.csv -m openai:gpt-5-mini --template "Classify: {text}" -o answers.csv --budget 5
+    zcat prompts.jsonl.gz | farebox run - -m openai:gpt-5-mini -m openai:gpt-5-nano -o out.jsonl --budget 5
     """  # noqa: D301 - \b is click's mark for "do not wrap"
     log_to_stderr(is_quiet=True)
-    code = run_async(_run(settings, source, Flags(**flags), as_json=as_json))
+    given = Flags(**flags)
+    _refuse_flags(given, as_json=as_json)
+    refuse_unkept(given.output, source)
+    ask = given.lines.ask(source, tags=given.tags, first=given.first)
+    code = run_async(_run(settings, ask, given, as_json=as_json))
     sys.exit(code)
 
 
@@ -88,49 +110,40 @@ class Flags(msgspec.Struct, frozen=True, kw_only=True):
     """The flags of `farebox run`."""
 
     output: Path | None
-    model: str | None
-    provider: str | None
+    lines: LineFlags
     budget: float | None
     no_budget: bool
     first: int | None
-    max_tokens: int | None
-    tier: str
     tags: tuple[str, ...]
-    drop_params: str
     concurrency: int | None
     processes: int
     with_worker: bool
-    skip_invalid: bool
     max_failures: str | None
     dry_run: bool
     overwrite: bool
     redo: bool
+    reuse: bool
+    ordered: bool
+    answer_column: str
     quiet: bool
 
 
-async def _run(settings: Settings, source: Path, flags: Flags, *, as_json: bool) -> int:
-    _refuse_flags(flags)
-    if not source.is_file():  # noqa: ASYNC240 - nothing else runs yet
-        raise InputError(f"no file {source}: IN is a JSONL file of prompts, one JSON object a line.")
+async def _run(settings: Settings, ask: Ask, flags: Flags, *, as_json: bool) -> int:
+    source = ask.source.path
+    where = destination(flags.output, ask.source)
+    if not flags.overwrite:
+        where.refuse_foreign_table(source)
     if flags.concurrency:
         worker = msgspec.structs.replace(settings.worker, concurrency=flags.concurrency)
         settings = msgspec.structs.replace(settings, worker=worker)
-    out_path = flags.output or default_output(source)
+    out_path = where.out
     known = places.earlier(out_path)
     settings = at_the_earlier_place(settings, known)
-    ask = Ask(
-        source,
-        flags.model,
-        flags.provider,
-        flags.max_tokens,
-        flags.tier,
-        flags.tags,
-        tuple(name.strip() for name in flags.drop_params.split(",") if name.strip()),
-        flags.first,
-    )
     async with Shop(settings) as shop:
-        await shop.discover(flags.model)
+        await shop.discover(*ask.named)
         planner = Planner(ask, shop.catalogue, shop.routes)
+        columns = answer_columns(ask.source, flags.answer_column, planner.models) if where.table else ()
+        finish = Finish(where, flags.ordered, columns)
         if flags.dry_run:
             with Screen(is_quiet=flags.quiet) as screen:
                 plan = _judge(planner, flags, screen, limit_nusd=_nusd(flags.budget))
@@ -140,7 +153,7 @@ async def _run(settings: Settings, source: Path, flags: Flags, *, as_json: bool)
                 await session.ledger.epoch()  # refused before the file is judged
                 limit = await _limit_nusd(session, flags, known)
                 with ExitStack() as stack:
-                    earlier = _earlier_output(out_path, flags, source)
+                    earlier = _earlier_output(out_path, flags, planner)
                     if earlier:
                         stack.enter_context(earlier)
                     is_done = places.done_before(known, session.namespace, earlier)
@@ -149,11 +162,25 @@ async def _run(settings: Settings, source: Path, flags: Flags, *, as_json: bool)
                     out = earlier or stack.enter_context(
                         OutputFile.open(out_path, overwrite=flags.overwrite, source=source)
                     )
-                    ending = await _work(session, shop, planner, plan, out, screen, flags, known)
+                    if flags.lines.models[1:]:
+                        screen.say(f"{source}: {counted(plan)}")
+                    ending = await _work(session, shop, planner, plan, out, screen, flags, known, finish)
+                    with ended_by_ctrl_c():
+                        rows = finish.make(
+                            planner,
+                            out,
+                            partial(name_job, session.namespace, ending.batch_id),
+                            screen,
+                            is_interrupted=ending.is_interrupted,
+                        )
     if as_json:
         print_json(ending_json(ending, plan))
     if not flags.quiet:
         print_ending(ending, plan, out_path, source, flags=flags_from_here(settings))
+        if rows is not None:
+            say(f"The table {where.table} has {rows:,} rows.")
+        if ask.source.spool and ending.exit_code not in (0, 3):
+            say("Pipe the same input into it again: what is answered is not asked again.")
     return ending.exit_code
 
 
@@ -166,20 +193,22 @@ async def _work(  # noqa: PLR0913, PLR0917 - everything a run needs is made abov
     screen: Screen,
     flags: Flags,
     known: Sidecar | None,
+    finish: Finish,
 ) -> Ending:
     settings = session.settings
     place = await places.find(session, known, planner.path, out)
-    batch = Batch(session.redis, place.batch_id, namespace=session.namespace)
+    reuse: Reuse | None = "content" if flags.reuse else None
+    batch = batch_of(session.redis, place.batch_id, namespace=session.namespace, reuse=reuse)
     await places.settle_in(session, batch, out, place, screen)
     if flags.budget is not None or flags.no_budget:
         await session.ledger.set_limit(f"batch:{batch.batch_id}", _nusd(flags.budget))
-    await places.leave_out(batch, planner.lines(), screen)
-    await places.handle_changed(batch, out, planner.lines(), screen, is_redo=flags.redo)
+    lines = screen.follow(planner.lines(), doing="comparing with earlier runs")
+    await places.reconcile(batch, out, lines, screen, is_redo=flags.redo)
     known_lengths = await seen_before(session.ledger, {model_ref for model_ref, _ in (*plan.asked, *plan.rest)})
     scopes = scopes_of(plan.asked, batch.batch_id, flags.tags)
     prospect = Prospect(plan.asked, plan.done, plan.rest, known_lengths, scopes)
     await _warn_of_the_end(batch, prospect, plan, out, screen)
-    follow = Follow(batch, out)
+    follow = Follow(batch, out, copy=finish.copy_while_running())
     feed = Feed(
         batch,
         planner.lines(),
@@ -207,16 +236,17 @@ async def _work(  # noqa: PLR0913, PLR0917 - everything a run needs is made abov
         prospect=prospect,
         most_failures=_most_failures(flags.max_failures, plan.lines_done + plan.lines_asked),
         flags=flags_from_here(settings),
+        further=plan.further,
     )
     return await job.do()
 
 
-def _earlier_output(path: Path, flags: Flags, source: Path) -> OutputFile | None:
+def _earlier_output(path: Path, flags: Flags, planner: Planner) -> OutputFile | None:
     """Open what an earlier run wrote; None when there is nothing of ours, and --overwrite may replace it."""
     if not path.exists():
         return None
     with suppress(ForeignFileError) if flags.overwrite else ExitStack():
-        return OutputFile.open(path, source=source)
+        return OutputFile.open(path, source=planner.path, name_now=planner.name_now)
     return None
 
 
@@ -257,7 +287,7 @@ def _judge(
         plan = planner.judge(limit_nusd=limit_nusd, on_lines=screen.reading, is_done=is_done)
     source = planner.path
     report = bad_line_report(source, plan.summary, advice=plan.misfits.advice() if plan.misfits else "")
-    if report and flags.skip_invalid:
+    if report and flags.lines.skip_invalid:
         say(report)
     elif report:
         raise InputError(f"{report}\nNothing was sent. {how_to_mend(plan.summary)}".rstrip())
@@ -276,7 +306,9 @@ def _refuse_without_budget(plan: Plan, flags: Flags, limit_nusd: int | None) -> 
     )
 
 
-def _refuse_flags(flags: Flags) -> None:
+def _refuse_flags(flags: Flags, *, as_json: bool) -> None:
+    if str(flags.output) == "-" and as_json:
+        raise click.UsageError("-o - and --json both write to stdout: keep one of them.")
     if flags.budget is not None and flags.no_budget:
         raise click.UsageError("--budget and --no-budget exclude each other.")
     _most_failures(flags.max_failures, 1)
@@ -297,6 +329,10 @@ def _nusd(usd: float | None) -> int | None:
     return None if usd is None else nusd_from_usd(usd)
 
 
+def _how_many(plan: Plan) -> str:
+    return counted(plan) if plan.summary.total != plan.summary.lines else f"{plan.lines_asked:,} jobs"
+
+
 def _tell_plan(plan: Plan, source: Path, *, as_json: bool) -> int:
     if as_json:
         print_json(
@@ -311,5 +347,5 @@ def _tell_plan(plan: Plan, source: Path, *, as_json: bool) -> int:
                 "models": {ref: totals.jobs for ref, totals in plan.summary.models.items()},
             }
         )
-    say(f"{source}: {plan.lines_asked:,} jobs, at most {dollars_from_nusd(plan.worst_nusd)}; nothing was sent.")
+    say(f"{source}: {_how_many(plan)}, at most {dollars_from_nusd(plan.worst_nusd)}; nothing was sent.")
     return 0

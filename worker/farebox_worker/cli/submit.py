@@ -10,15 +10,14 @@ from pathlib import Path
 import click
 from redis.exceptions import RedisError
 
-from farebox.batch import Batch
 from farebox.errors import InputError, JobConflictError, ModelNotFoundError, ServerError
 from farebox.money import nusd_from_usd
 from farebox.records import Tier
-from farebox_worker.cli.lines import line_options
-from farebox_worker.cli.options import USD, common, json_option, log_to_stderr, print_json, run_async, say
-from farebox_worker.files.lines import Line, read_jobs
+from farebox.reuse import Reuse, batch_of
+from farebox_worker.cli.lines import LineFlags, line_options
+from farebox_worker.cli.options import USD, common, json_option, log_to_stderr, print_json, reuse_option, run_async, say
+from farebox_worker.files.lines import Line
 from farebox_worker.files.summary import bad_line_report, how_to_mend, summarize
-from farebox_worker.run.plan import CHEAPEST
 from farebox_worker.run.screen import Screen
 from farebox_worker.session import flags_from_here, open_session
 from farebox_worker.settings import Settings
@@ -36,10 +35,10 @@ class _Named:
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.option("--batch", metavar="NAME", help="The batch's id; submitting again adds what is new. Default: a new one.")
 @click.option("--budget", type=USD, metavar="USD", help="Hard limit of the batch in dollars.")
-@click.option("-m", "--model", metavar="REF", help="provider:model for every line.")
 @click.option("--priority", type=click.IntRange(0, 9), default=0, show_default=True, help="9 goes first.")
 @click.option("--tag", "tags", multiple=True, help="Count the cost under this tag too; repeatable.")
 @line_options
+@reuse_option
 @json_option
 @common
 def submit(  # noqa: PLR0913, PLR0917 - the flags of a command
@@ -47,14 +46,10 @@ def submit(  # noqa: PLR0913, PLR0917 - the flags of a command
     source: Path,
     batch: str | None,
     budget: float | None,
-    model: str | None,
-    provider: str | None,
     priority: int,
     tags: tuple[str, ...],
-    max_tokens: int | None,
-    tier: str,
-    drop_params: str,
-    skip_invalid: bool,
+    lines: LineFlags,
+    reuse: bool,
     as_json: bool,
 ) -> None:
     """Enqueue every line of IN for the workers; prints the batch id.
@@ -63,8 +58,8 @@ def submit(  # noqa: PLR0913, PLR0917 - the flags of a command
     farebox submit prompts.jsonl -m openai:gpt-5-mini --budget 50 --tag nightly
     """  # noqa: D301 - \b is click's mark for "do not wrap"
     log_to_stderr(is_quiet=True)
-    if not source.is_file():
-        raise InputError(f"no file {source}: IN is a JSONL file of prompts, one JSON object a line.")
+    ask = lines.ask(source, tags=tags)
+    source = ask.source.path
     shop = Shop(settings)
 
     def resolve(name: str, of: str | None) -> _Named:
@@ -83,23 +78,17 @@ def submit(  # noqa: PLR0913, PLR0917 - the flags of a command
             )
         return shop.catalogue.cheapest_tier(model_ref)
 
-    chosen: Tier | Callable[[str], Tier] = cheapest if tier == CHEAPEST else "flex" if tier == "flex" else "standard"
-    drops = tuple(name.strip() for name in drop_params.split(",") if name.strip())
-
-    def lines() -> Iterator[Line]:
-        return read_jobs(
-            source, resolve=resolve, model=model, provider=provider, max_tokens=max_tokens, tier=chosen, tags=tags,
-            drop_params=drops,
-        )  # fmt: skip
+    def read() -> Iterator[Line]:
+        return ask.read(resolve=resolve, cheapest_tier=cheapest)
 
     with Screen(plain_after_s=2.0) as screen:
-        summary = summarize(screen.follow(lines()))
+        summary = summarize(screen.follow(read()))
     if report := bad_line_report(source, summary):
-        if not skip_invalid:
+        if not lines.skip_invalid:
             raise InputError(f"{report}\nNothing was submitted. {how_to_mend(summary)}".rstrip())
         say(report)
     name = batch or f"{source.stem[:40].translate(_SAFE)}-{secrets.token_hex(4)}"
-    run_async(_submit(settings, name, source, lines, budget, priority, as_json=as_json))
+    run_async(_submit(settings, name, source, read, budget, priority, reuses=reuse, as_json=as_json))
 
 
 class _SafeTable(dict[int, str]):
@@ -110,7 +99,7 @@ class _SafeTable(dict[int, str]):
 _SAFE = _SafeTable()
 
 
-async def _submit(
+async def _submit(  # noqa: PLR0913 - what the flags say
     settings: Settings,
     name: str,
     source: Path,
@@ -118,10 +107,12 @@ async def _submit(
     budget: float | None,
     priority: int,
     *,
+    reuses: bool,
     as_json: bool,
 ) -> None:
     async with open_session(settings) as session:
-        batch = Batch(session.redis, name, namespace=session.namespace)
+        reuse: Reuse | None = "content" if reuses else None
+        batch = batch_of(session.redis, name, namespace=session.namespace, reuse=reuse)
         await batch.open(source.name)
         if budget is not None:
             await session.ledger.set_limit(f"batch:{name}", nusd_from_usd(budget))
@@ -144,9 +135,11 @@ async def _submit(
         total = (await batch.progress()).submitted
         await batch.seal(total, ids_days=retention.ids_days, results_days=retention.results_days)
     if as_json:
-        print_json({"batch_id": name, "submitted": done.created, "existing": done.existing, "total": total})
+        counts = {"submitted": done.created, "existing": done.existing, "reused": done.reused, "total": total}
+        print_json({"batch_id": name, **counts})
         return
     flags = flags_from_here(settings)
     existing = f", {done.existing:,} were there already" if done.existing else ""
+    existing += f", {done.reused:,} have the answer of an identical one" if done.reused else ""
     say(f"{done.created:,} jobs submitted{existing}. Follow them with: farebox results {name}{flags} -o OUT --follow")
     click.echo(name)

@@ -17,8 +17,8 @@ from farebox_worker.files.tally import Tally
 from farebox_worker.limits import doubted, in_words, money_line, raise_command, room_again
 from farebox_worker.run.forecast import Cost
 from farebox_worker.run.job import Ending
+from farebox_worker.run.picture import about
 from farebox_worker.run.plan import Plan
-from farebox_worker.run.screen import about
 
 
 def money_fields(scope: Scope | Limit) -> dict[str, int | float | None]:
@@ -64,13 +64,17 @@ def ending_json(ending: Ending, plan: Plan) -> dict[str, object]:
         "saved_nusd": tally.saved_nusd,
         "saved_usd": usd_from_nusd(tally.saved_nusd),
         "served": {tier: count for tier, count in tally.served.items() if count},
+        "reused": tally.reused,
+        "reused_saved_nusd": tally.reused_nusd,
+        "reused_saved_usd": usd_from_nusd(tally.reused_nusd),
         "truncated": tally.finishes["truncated"],
         "finishes": dict(tally.finishes),
         "by_model": {
             ref: {"jobs": model.jobs, "failed": model.failed, "input_tokens": model.input_tokens,
                   "output_tokens": model.output_tokens, "cost_nusd": model.cost_nusd,
                   "cost_usd": usd_from_nusd(model.cost_nusd), "saved_nusd": model.saved_nusd,
-                  "saved_usd": usd_from_nusd(model.saved_nusd)}
+                  "saved_usd": usd_from_nusd(model.saved_nusd), "p50_ms": model.latency.share_ms(0.5),
+                  "p95_ms": model.latency.share_ms(0.95)}
             for ref, model in tally.models.items()
         },
         "skipped": plan.summary.bad,
@@ -128,14 +132,23 @@ def _shown(word: str) -> str:
 
 def _by_model(ending: Ending) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("model", "jobs", "failed", "tokens in", "tokens out", "cost"):
-        table.add_column(name, justify="left" if name == "model" else "right")
+    saves = any(model.saved_nusd for model in ending.tally.models.values())
+    columns = ("model", "jobs", "failed", "p50", "p95", "tokens in", "tokens out", "cost")
+    for name in (*columns, "saved") if saves else columns:
+        table.add_column(name, justify="left" if name == "model" else "right", no_wrap=name != "model")
     for ref, model in sorted(ending.tally.models.items()):
         table.add_row(
-            ref or "?", f"{model.jobs:,}", f"{model.failed:,}" if model.failed else "", f"{model.input_tokens:,}",
+            ref or "?", f"{model.jobs:,}", f"{model.failed:,}" if model.failed else "",
+            _seconds(model.latency.share_ms(0.5)), _seconds(model.latency.share_ms(0.95)), f"{model.input_tokens:,}",
             f"{model.output_tokens:,}", dollars_from_nusd(model.cost_nusd),
+            *([dollars_from_nusd(model.saved_nusd)] if saves else []),
         )  # fmt: skip
     return table
+
+
+def _seconds(ms: int | None) -> str:
+    """Write how long a call took."""
+    return "" if ms is None else f"{ms} ms" if ms < 1000 else f"{ms / 1000:.1f} s"
 
 
 def _money(scope: Scope) -> str:
@@ -147,6 +160,8 @@ def _notes(ending: Ending, plan: Plan, flags: str) -> list[str]:
     tally = ending.tally
     notes = []
     notes += _saved(tally)
+    if tally.reused:
+        notes.append(f"{tally.reused:,} reused, {dollars_from_nusd(tally.reused_nusd)} saved.")
     if plan.pretend:
         notes.append(f"{', '.join(sorted(plan.pretend))}: a pretend price, nothing was paid.")
     kinds = {"truncated": "cut off at their output cap", "refused": "refused", "filtered": "filtered"}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import signal
-import subprocess
 import sys
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 
 from farebox.errors import ConfigError, FareboxError, InputError
 from farebox_worker.cli.options import child_environment, child_flags, common, log_to_stderr, run_async, secrets_of
+from farebox_worker.cli.supervise import supervise
 from farebox_worker.events import event
 from farebox_worker.process import Process
 from farebox_worker.session import open_session
@@ -70,9 +71,10 @@ def worker(settings: Settings, metrics_port: int | None, metrics_host: str | Non
         raise click.UsageError(f"--metrics-port: {flags.processes} processes need as many ports up to {LAST_PORT}.")
     log_to_stderr(is_quiet=flags.quiet, is_verbose=flags.verbose, is_json=flags.log_json, secrets=secrets_of(settings))
     if flags.processes > 1:
-        sys.exit(_supervise(settings, flags))
+        commands = [_child(settings, flags, number) for number in range(flags.processes)]
+        sys.exit(supervise(commands, child_environment(settings)))
     try:
-        run_async(_serve(settings, flags))
+        run_async(_until_told(settings, flags))
     except (FareboxError, RedisError, OSError) as error:
         if not flags.log_json:
             raise
@@ -81,19 +83,38 @@ def worker(settings: Settings, metrics_port: int | None, metrics_host: str | Non
         sys.exit(code)
 
 
+async def _until_told(settings: Settings, flags: Flags) -> None:
+    """Serve; a signal that comes before anything is served, while Redis is waited for, ends it in order."""
+    loop, task = asyncio.get_running_loop(), asyncio.create_task(_serve(settings, flags))
+    is_told = asyncio.Event()
+
+    def end() -> None:
+        is_told.set()
+        task.cancel()
+
+    for signum in (signal.SIGTERM,) if flags.batch else (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, end)  # the process puts its own in their place
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not is_told.is_set():
+            raise
+        log.info("ended: nothing was served", extra=event("ended", answered=0, failed=0, retried=0, code=0))
+
+
 async def _serve(settings: Settings, flags: Flags) -> None:
     from farebox_worker.observe.worker import observed  # noqa: PLC0415 - the supervisor does not need it
 
     async with (
         observed(flags.metrics_host, flags.metrics_port, secrets_of(settings)) as observe,
-        open_session(settings) as session,
+        open_session(settings, waits_s=math.inf) as session,
         Shop(settings) as shop,
     ):
         await session.ledger.epoch()
         await shop.discover()
         process = Process(
             session.redis, settings, shop.routes,
-            only_batch=flags.batch, burst=flags.burst, handle_signals=not flags.batch,
+            only_batch=flags.batch, burst=flags.burst, revive=session.revive, handle_signals=not flags.batch,
         )  # fmt: skip
         observe(process)
         following = asyncio.create_task(_follow_parent(process)) if flags.batch else None
@@ -124,25 +145,6 @@ async def _follow_parent(process: Process) -> None:
     while os.getppid() == parent:  # noqa: ASYNC110 - a parent's death is no event of ours
         await asyncio.sleep(1)
     process.drain()
-
-
-def _supervise(settings: Settings, flags: Flags) -> int:
-    """Start worker processes, hand signals on, and wait; the exit code is the worst of theirs."""
-    environment = child_environment(settings)
-    children = [
-        subprocess.Popen(_child(settings, flags, number), env=environment, start_new_session=True)  # noqa: S603 - ourselves
-        for number in range(flags.processes)
-    ]
-
-    def hand_on(signum: int, frame: Any) -> None:
-        del frame
-        for child in children:
-            if child.poll() is None:
-                child.send_signal(signum)
-
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, hand_on)
-    return max(abs(child.wait()) for child in children)
 
 
 def _child(settings: Settings, flags: Flags, number: int) -> list[str]:

@@ -6,9 +6,9 @@ import time
 
 import click
 
-from farebox_worker.cli.options import common, json_option, print_json, print_table, run_async, say
+from farebox_worker.cli.options import common, json_option, plain, print_json, print_table, run_async, say
 from farebox_worker.heartbeats import Heartbeat, read_heartbeats
-from farebox_worker.run.screen import span
+from farebox_worker.run.picture import span
 from farebox_worker.session import flags_from_here, open_session
 from farebox_worker.settings import Settings
 
@@ -19,7 +19,11 @@ _SHOWN_LANES = 4
 @json_option
 @common
 def workers(settings: Settings, as_json: bool) -> None:
-    """List the worker processes that showed a heartbeat in the last 30 seconds."""
+    """List the worker processes that showed a heartbeat in the last 30 seconds.
+
+    \b
+    farebox workers
+    """  # noqa: D301 - \b is click's mark for "do not wrap"
     run_async(_workers(settings, as_json=as_json))
 
 
@@ -31,6 +35,10 @@ async def _workers(settings: Settings, *, as_json: bool) -> None:
         return
     columns = ("host", "pid", "version", "up", "heartbeat", "in flight", "serves")
     print_table(columns, [_row(one) for one in found], text=("serves",))
+    for one in found:
+        for provider, why in one.stopped.items():
+            said = f"{one.host} pid {one.pid} serves {provider} no longer: {why}. Mend its key and restart it"
+            say(plain(said))
     if not found:
         say(f"no worker is running: `farebox worker{flags_from_here(settings)}` starts one.")
 
@@ -53,5 +61,6 @@ def _worker_json(one: Heartbeat) -> dict[str, object]:
         "batch": one.batch or None,
         "lanes": list(one.lanes),
         "in_flight": one.in_flight,
+        "stopped": dict(one.stopped),
         "heartbeat_age_s": round(one.age_s, 3),
     }

@@ -79,7 +79,12 @@ def check_workers(beats: Sequence[Heartbeat]) -> list[Check]:
     if others:
         said = f"workers run version {', '.join(others)}, this is {ours}: bring them to one"
         checks.append(Check("workers", "warn", said))
-    return checks
+    refused = [
+        Check("workers", "warn", f"{beat.host} pid {beat.pid} serves {provider} no longer: {why}; mend its key")
+        for beat in beats
+        for provider, why in beat.stopped.items()
+    ]
+    return [*checks, *at_most(refused, of="whose key was refused")]
 
 
 def check_lanes(lanes: Sequence[Lane], settings: Settings, *, has_workers: bool) -> list[Check]:

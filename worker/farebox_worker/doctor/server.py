@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 from farebox.batch import FULL_SHARE
 from farebox.connection import check_server, shown
 from farebox.errors import ServerError
+from farebox.sentinel import primary_of
 from farebox_worker.doctor.check import Check
 
 
@@ -34,7 +35,9 @@ async def check_redis(redis: Redis, url: str) -> list[Check]:
     number = info.get("valkey_version") or info.get("redis_version", "of unknown version")
     if info.get("role", "master") != "master":
         unfit.append(Check("server", "fail", f"{shown(url)} is a replica: name its primary in [redis] url"))
-    reached = Check("server", "ok", f"{name} {number} at {shown(url)}, INFO took {took_ms:.0f} ms")
+    primary = await primary_of(redis)
+    where = f"{shown(url)}{primary and f', primary {primary}'}"
+    reached = Check("server", "ok", f"{name} {number} at {where}, INFO took {took_ms:.0f} ms")
     return [*(unfit or [reached]), await _persistence(redis, info), _memory(info)]
 
 

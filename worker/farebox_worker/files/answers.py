@@ -34,9 +34,11 @@ class _Own(msgspec.Struct, omit_defaults=True, kw_only=True):
     job: str
     batch: str = ""
     model_ref: str
+    fallback_from: str = ""
     tier: Tier
     served_tier: str = ""
     outcome: Outcome
+    failure_class: str = ""
     finish: Finish
     attempts: int
     cost_usd: msgspec.Raw
@@ -47,6 +49,7 @@ class _Own(msgspec.Struct, omit_defaults=True, kw_only=True):
     latency_ms: int
     price_version: str
     capped_by_default: bool = False
+    reused_from: str = ""
 
 
 class _OutputLine(msgspec.Struct):
@@ -97,9 +100,11 @@ def _own(job_id: str, result: Result, batch_id: str) -> _Own:
         job=job_id,
         batch=batch_id,
         model_ref=result.model_ref,
+        fallback_from=result.asked,
         tier=result.tier,
         served_tier=result.served_tier,
         outcome=result.outcome,
+        failure_class=result.failure_class,
         finish=result.finish,
         attempts=result.attempts,
         cost_usd=msgspec.Raw(_decimal_usd(result.cost_nusd)),
@@ -110,6 +115,7 @@ def _own(job_id: str, result: Result, batch_id: str) -> _Own:
         latency_ms=result.latency_ms,
         price_version=result.price_version,
         capped_by_default=result.capped_by_default,
+        reused_from=result.reused_from,
     )
 
 

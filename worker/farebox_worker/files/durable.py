@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 def write_all(fd: int, content: bytes) -> None:
@@ -26,18 +29,26 @@ def sync_directory(directory: Path) -> None:
         os.close(fd)
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Put new content under a name: readers see the old or the new, never a mixture. Raises: OSError."""
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Give a file to write, which takes the name when it is complete: readers see the old or the new. Raises: OSError.
+
+    When the block raises, nothing has happened.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-        try:
-            write_all(fd, content)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        with beside.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
         beside.replace(path)
-    except OSError:
+    except BaseException:
         beside.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Put new content under a name: readers see the old or the new, never a mixture. Raises: OSError."""
+    with replacing(path) as file:
+        write_all(file.fileno(), content)

@@ -1,8 +1,9 @@
-"""Reading the input: one line, one job, judged on its own and streamed in constant memory.
+"""Reading the input: one line, one job for each model, judged on its own and streamed in constant memory.
 
 A line is OpenAI's batch line (`custom_id`, `method`, `url`, `body`) or the short form (`messages` or `prompt`, and
 whatever else belongs into the body). The body's values are never decoded: numbers, key order and spelling stay as
-they were written. Reading sends nothing and asks no provider.
+they were written. A row, of a table or of JSON, is data that fills a template. Reading sends nothing and asks no
+provider.
 """
 
 from __future__ import annotations
@@ -15,14 +16,22 @@ from typing import BinaryIO, Protocol
 import msgspec
 
 from farebox.errors import FareboxError, InputError
-from farebox.records import VERSION, Job, Tier
+from farebox.fallback import check_fallbacks
+from farebox.keys import lane_of
+from farebox.records import VERSION, Api, Job, Tier
 from farebox_worker.files import members as shape
+from farebox_worker.files.csv_table import CsvTable
 from farebox_worker.files.members import MAX_LINE_BYTES, Members
+from farebox_worker.files.source import ArchiveError, Format, Source
 from farebox_worker.files.table import NameTable
+from farebox_worker.files.template import Template, known_names
+from farebox_worker.files.wording import Wording
 
-_BUFFER_BYTES = 1 << 20
+_SKIPPED_BYTES = 1 << 20
 _BOM = b"\xef\xbb\xbf"
 _TIERS: dict[bytes, Tier] = {b'"flex"': "flex", b'"default"': "standard"}
+
+_PROMPT = Template("{prompt}")
 
 _encode = msgspec.json.Encoder().encode
 
@@ -37,13 +46,14 @@ class ResolvedModel(Protocol):
 
 Resolve = Callable[[str, str | None], ResolvedModel]
 Opener = Callable[[], BinaryIO]
+Found = bytes | Members | FareboxError | None  # a line as it was read; None when it was too large
 
 
 class Line(msgspec.Struct, frozen=True):
-    """One line that was not blank: a job, or the reason why it is none.
+    """One line that was not blank, asked of one model: a job, or the reason why it is none.
 
-    `number` counts from 1, blank lines included. `error` is a sentence that says what to change.
-    `custom_id` is `line-N` where the line has none that can be read.
+    `number` counts from 1, blank lines and a table's header included. `error` is a sentence that says what to change.
+    `custom_id` is `line-N` where the line has none that can be read. With several models it ends in `@` and its model.
     """
 
     number: int
@@ -56,56 +66,115 @@ def read_jobs(  # noqa: PLR0913 - the flags of `farebox run` and `submit` that s
     path: str | Path,
     *,
     resolve: Resolve,
-    model: str | None = None,
+    models: Sequence[str] = (),
     provider: str | None = None,
     max_tokens: int | None = None,
     tier: Tier | Callable[[str], Tier] = "standard",
     tags: Sequence[str] = (),
     drop_params: Sequence[str] = (),
+    fallbacks: Sequence[str] = (),
+    spread: bool = False,
     check: Callable[[Job], object] | None = None,
+    is_judged: bool = False,
+    wording: Wording | None = None,
+    format_: Format = "jsonl",
     opener: Opener | None = None,
 ) -> Iterator[Line]:
-    """Read the jobs of a file, one `Line` for each line that is not blank; bad lines never stop it.
+    """Read the jobs of a file, one `Line` for each line that is not blank and each model; bad lines never stop it.
 
     Args:
         path: the file; only named in errors when `opener` is given.
         resolve: turns a model's name and `provider` into a known model, or raises a FareboxError.
-        model: overrides every line's own model.
+        models: what every line is asked of, whatever its own model.
         provider: says whose model a bare name is.
         max_tokens: the output cap in tokens for bodies that have none.
         tier: the tier of lines whose `service_tier` names neither `flex` nor `default`, or what chooses it for a
             model_ref.
         tags: the tags of every job, before the line's own.
         drop_params: parameters that may be dropped when the provider's API cannot say them.
+        fallbacks: further models of lines that name none, in order, with `@flex` for that tier.
+        spread: each line's model and its fallbacks are equals.
         check: raises a FareboxError for a job that cannot run (no price, untranslatable, never fits).
+        is_judged: which lines bear an id that another has is known already, and is not found out again.
+        wording: what flags add to lines.
+        format_: `csv` for a table.
         opener: opens the input in binary mode, for what is no file.
 
-    Raises: InputError when the file cannot be opened or read.
+    Raises: InputError when the file cannot be opened or read: an archive that is cut short, a table without a header
+        or with broken quoting.
     """
-    template = Job(VERSION, "", "", "chat", b"", max_tokens, "standard", tuple(tags), tuple(drop_params))
+    wording = wording or Wording()
+    template = Job(
+        VERSION, "", "", "chat", b"", max_tokens, "standard", tuple(tags), tuple(drop_params), 0, tuple(fallbacks),
+        spread,
+    )  # fmt: skip
     choose = tier if callable(tier) else lambda _: tier
-    judge = _Judge(template, lambda name: resolve(name, provider), choose, model, check)
+    judge = _Judge(template, lambda name: resolve(name, provider), choose, models, check, wording)
+    judge.first_lines = None if is_judged else NameTable()
+    number = 0
     try:
-        with opener() if opener else Path(path).open("rb", buffering=_BUFFER_BYTES) as file:
-            for number, raw in _numbered(file):
-                if raw is None or not raw.isspace():
-                    yield judge.line(number, raw)
+        with (opener or Source(Path(path)).open)() as file:
+            for number, found in _rows(file, path, wording) if format_ == "csv" else _numbered(file):
+                yield from judge.lines(number, found)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    except ArchiveError as error:
+        raise InputError(f"cannot read {path} beyond line {number:,}: {error}. Get the whole file.") from None
 
 
-def _numbered(file: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
-    """Split at newlines only; None stands for a line above the limit, which is passed over in pieces."""
+def _rows(file: BinaryIO, path: str | Path, wording: Wording) -> Iterator[tuple[int, Found]]:
+    """Read a table's rows, with the fields that the template and the id need."""
+    template = wording.template or _PROMPT
+    try:
+        table = CsvTable(file)
+        columns = {name: place for place, name in enumerate(table.columns) if name}
+        ids = [wording.id_column] if wording.id_column else ["custom_id"] if "custom_id" in columns else []
+        advice = "" if wording.template else "; say with --template what to ask"
+        needed = {name: _place(columns, name, advice) for name in (*template.names, *ids)}
+        for number, cells in table.rows():
+            yield (
+                number,
+                (
+                    cells
+                    if isinstance(cells, InputError)
+                    else {name: msgspec.Raw(_encode(cells[place])) for name, place in needed.items()}
+                ),
+            )
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _place(columns: dict[str, int], name: str, advice: str) -> int:
+    if name not in columns:
+        raise InputError(f"no column {name!r}: {known_names(list(columns))}{advice}")
+    return columns[name]
+
+
+def _numbered(file: BinaryIO) -> Iterator[tuple[int, Found]]:
+    """Split at newlines only, without blank lines; one above the limit is passed over in pieces."""
     number = 0
     while line := file.readline(MAX_LINE_BYTES + 1):
         number += 1
         if len(line) <= MAX_LINE_BYTES or line.endswith(b"\n"):
-            yield number, (line.removeprefix(_BOM) or b"\n") if number == 1 else line
+            line = line.removeprefix(_BOM) if number == 1 else line
+            if line and not line.isspace():
+                yield number, line
         else:
             line = b""  # not kept while the rest is passed over
-            while (piece := file.readline(_BUFFER_BYTES)) and not piece.endswith(b"\n"):
+            while (piece := file.readline(_SKIPPED_BYTES)) and not piece.endswith(b"\n"):
                 pass
             yield number, None
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    """What a line asks, of whatever model."""
+
+    api: Api
+    body: bytes
+    model: msgspec.Raw | None
+    tier: Tier | None
+    tags: tuple[str, ...]
+    fallbacks: tuple[str, ...] | None = None
 
 
 class _Judge:
@@ -116,24 +185,46 @@ class _Judge:
         template: Job,
         resolve: Callable[[str], ResolvedModel],
         choose: Callable[[str], Tier],
-        model: str | None,
+        models: Sequence[str],
         check: Callable[[Job], object] | None,
+        wording: Wording,
     ) -> None:
         self._template = template
         self._resolve = lru_cache(maxsize=1024)(lambda name: _resolved(resolve, name))
         self._choose = lru_cache(maxsize=1024)(choose)
-        self._model = model
+        self._models = models
         self._check = check
-        self._first_lines = NameTable()
+        self._wording = wording
+        self.first_lines: NameTable | None = None
+        refs = [self._resolve(name)[0] for name in models]
+        if twice := next((ref for ref in refs if ref and refs.count(ref) > 1), None):
+            raise InputError(f"-m names {twice} twice: each model is asked once")
 
-    def line(self, number: int, raw: bytes | None) -> Line:
-        """Judge one line; None is one that was too large to read."""
+    def lines(self, number: int, found: Found) -> Iterator[Line]:
+        """Judge one line, for each model."""
         custom_id = f"line-{number}"
         try:
-            members = shape.split(raw)
-            custom_id = shape.custom_id(members) or custom_id
+            if isinstance(found, FareboxError):
+                raise found
+            is_row = isinstance(found, dict)
+            members = found if isinstance(found, dict) else shape.split(found)
+            is_row = is_row or self._wording.is_row(members)
+            own_id = self._wording.row_id(members) if is_row else shape.custom_id(members)
+            custom_id = shape.fit_id(own_id) if own_id else custom_id
             self._claim(custom_id, number)
-            job = self._job(custom_id, members)
+            asked = self._asked(members, is_row=is_row)
+        except FareboxError as error:
+            yield Line(number, custom_id, error=str(error))
+            return
+        for name in self._models or (None,):
+            yield self._line(number, custom_id, asked, name)
+
+    def _line(self, number: int, custom_id: str, asked: _Asked, name: str | None) -> Line:
+        is_one_of_many = len(self._models) > 1
+        try:
+            model_ref = self._model_ref(asked.model if name is None else name)
+            custom_id = f"{custom_id}@{model_ref}" if is_one_of_many else custom_id
+            job = self._job(custom_id, asked, model_ref)
             if self._check:
                 self._check(job)
         except FareboxError as error:
@@ -142,31 +233,62 @@ class _Judge:
 
     def _claim(self, custom_id: str, number: int) -> None:
         """Take a custom id for a line, be it good or bad, so that which line owns it never depends on other errors."""
-        if first := self._first_lines.add(custom_id, number):
+        if self.first_lines is not None and (first := self.first_lines.add(custom_id, number)):
             raise InputError(f"custom_id {custom_id!r} stands on line {first} already: give each line its own")
 
-    def _job(self, custom_id: str, members: Members) -> Job:
+    def _asked(self, members: Members, *, is_row: bool) -> _Asked:
         own = members.pop("farebox", None)
-        api, body = shape.batch_body(members) if shape.is_batch(members) else ("chat", shape.short_body(members))
+        api: Api = "chat"
+        if is_row:
+            body = self._wording.row_body(members, self._wording.template or _PROMPT)
+        elif shape.is_batch(members):
+            api, body = shape.batch_body(members)
+        else:
+            body = shape.short_body(members)
         name = body.pop("model", None)
-        shape.judge_body(body)
-        template, model_ref = self._template, self._model_ref(name)
+        shape.judge_body(api, body)
+        self._wording.complete(api, body)
+        tags = self._template.tags
+        tags = tags if own is None else tuple(dict.fromkeys(tags + shape.own_tags(own)))
+        fallbacks = None if own is None else shape.own_fallbacks(own)
+        return _Asked(api, _encode(body), name, _own_tier(body), tags, fallbacks)
+
+    def _job(self, custom_id: str, asked: _Asked, model_ref: str) -> Job:
+        template, tier = self._template, asked.tier or self._choose(model_ref)
+        fallbacks = self._fallbacks(asked.fallbacks, lane_of(model_ref, tier))
         return Job(
             VERSION,
             custom_id,
             model_ref,
-            api,
-            _encode(body),
+            asked.api,
+            asked.body,
             template.max_tokens,
-            _own_tier(body) or self._choose(model_ref),
-            template.tags if own is None else tuple(dict.fromkeys(template.tags + shape.own_tags(own))),
+            tier,
+            asked.tags,
             template.drop_params,
+            0,
+            fallbacks,
+            template.spread and asked.fallbacks is None and bool(fallbacks),
         )
 
-    def _model_ref(self, raw_name: msgspec.Raw | None) -> str:
-        if self._model is None and raw_name is None:
+    def _fallbacks(self, own: tuple[str, ...] | None, first: str) -> tuple[str, ...]:
+        """The lanes after the first: the line's own, or those of all lines but the line's own model."""
+        if own is None and not self._template.fallbacks:
+            return ()
+        lanes = tuple(map(self._lane, self._template.fallbacks if own is None else own))
+        return check_fallbacks(first, lanes if own is not None else tuple(lane for lane in lanes if lane != first))
+
+    def _lane(self, name: str) -> str:
+        bare = name.removesuffix("@flex")
+        model_ref, error = self._resolve(bare)
+        if error:
+            raise InputError(f"fallback {error}")
+        return lane_of(model_ref, "standard" if bare == name else "flex")
+
+    def _model_ref(self, name: msgspec.Raw | str | None) -> str:
+        if name is None:
             raise InputError('no model: add "model" to the line, or give one for all lines with -m')
-        model_ref, error = self._resolve(self._model or shape.text("model", raw_name))
+        model_ref, error = self._resolve(name if isinstance(name, str) else shape.text("model", name))
         if error:
             raise InputError(error)
         return model_ref

@@ -10,18 +10,23 @@ import re
 
 import msgspec
 
+from farebox.apis import SUPPORTED, api_of
 from farebox.errors import InputError
 from farebox.records import Api
 
 MAX_LINE_BYTES = 8_000_000  # without the newline
 MAX_CUSTOM_ID = 512  # characters
 
-_APIS: dict[str, Api] = {"/v1/chat/completions": "chat", "/v1/messages": "messages"}
 _BATCH_MEMBERS = frozenset(("custom_id", "method", "url", "body", "farebox"))
-_POSITIVE_MEMBERS = ("max_tokens", "max_completion_tokens", "n")
+_PARAMS_MEMBERS = frozenset(("custom_id", "params", "farebox"))
+_POSITIVE_MEMBERS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "n")
+_STORED = ("prompt", "conversation", "previous_response_id")  # by which a response may do without input
 _LIST_OF_OBJECTS = re.compile(rb"\[\s*\{")
+_TEXT_OR_LIST = re.compile(rb'"[^"]|\[\s*[^\]\s]')
 _POSITIVE = re.compile(rb"[1-9][0-9]*")
 _HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]")
+
+_INPUT_NEEDS_URL = 'a line with "input" needs a "body" and the "url" /v1/responses or /v1/embeddings'
 
 Members = dict[str, msgspec.Raw]
 
@@ -30,6 +35,7 @@ class _OwnMembers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The reserved member `farebox` of a line."""
 
     tags: tuple[str, ...] = ()
+    fallbacks: tuple[str, ...] | None = None
 
 
 _decode_members = msgspec.json.Decoder(Members).decode
@@ -64,26 +70,33 @@ def _not_json(raw: bytes, reason: str) -> str:
 
 
 def is_batch(members: Members) -> bool:
-    """Tell OpenAI's batch line from the short form."""
-    return "body" in members or "url" in members or "method" in members
+    """Tell a batch line, OpenAI's or Anthropic's, from the short form."""
+    return "body" in members or "url" in members or "method" in members or "params" in members
 
 
 def batch_body(members: Members) -> tuple[Api, Members]:
-    """Take the API and the body out of a batch line."""
-    if stray := members.keys() - _BATCH_MEMBERS:
-        raise InputError(f"{min(stray)!r} stands beside the body: move it into the body, or remove it")
+    """Take the API and the body out of a batch line: OpenAI's, or Anthropic's `{"custom_id", "params"}`."""
+    if "params" in members:
+        return "messages", _inner(members, "params", _PARAMS_MEMBERS)
+    body = _inner(members, "body", _BATCH_MEMBERS)
     if "method" in members and (method := text("method", members["method"])).upper() != "POST":
         raise InputError(f"unknown method {method!r}: it must be POST")
-    url = text("url", members.get("url"))
-    if url not in _APIS:
-        raise InputError(f"unknown url {url!r}: it must be {' or '.join(_APIS)}")
+    if "url" not in members:
+        raise InputError(f"no url: add it; supported are {SUPPORTED}")
+    return api_of(text("url", members["url"])), body
+
+
+def _inner(members: Members, holder: str, known: frozenset[str]) -> Members:
+    """Take the request out of the member that holds it, beside which nothing unknown may stand."""
+    if stray := members.keys() - known:
+        raise InputError(f"{min(stray)!r} stands beside the {holder}: move it into the {holder}, or remove it")
     try:
-        body = _decode_members(members["body"])
+        body = _decode_members(members[holder])
     except (KeyError, msgspec.ValidationError):
-        raise InputError('no body: "body" must hold the request as an object') from None
+        raise InputError(f'no {holder}: "{holder}" must hold the request as an object') from None
     if "farebox" in body:
-        raise InputError('"farebox" stands inside the body: move it out, beside custom_id')
-    return _APIS[url], body
+        raise InputError(f'"farebox" stands inside the {holder}: move it out, beside custom_id')
+    return body
 
 
 def short_body(members: Members) -> Members:
@@ -105,11 +118,14 @@ def _as_messages(name: str, value: msgspec.Raw) -> tuple[str, msgspec.Raw]:
     return "messages", msgspec.Raw(b'[{"role":"user","content":' + bytes(value) + b"}]")
 
 
-def judge_body(body: Members) -> None:
+def judge_body(api: Api, body: Members) -> None:
     """Refuse what no provider can answer and what would undo the bound on its cost; null counts as not said."""
-    if "messages" not in body:
-        raise InputError('no messages: add "messages" (a list) or "prompt" (a text)')
-    if not _LIST_OF_OBJECTS.match(body["messages"]):
+    if api in {"responses", "embeddings"}:
+        _judge_input(api, body)
+    elif "messages" not in body:
+        to_name = f"; {_INPUT_NEEDS_URL}" if "input" in body else ""
+        raise InputError(f'no messages: add "messages" (a list) or "prompt" (a text){to_name}')
+    elif not _LIST_OF_OBJECTS.match(body["messages"]):
         raise InputError("messages must be a list of at least one message object")
     if "stream" in body and bytes(body["stream"]) not in (b"false", b"null"):
         raise InputError("stream is not false: answers are written whole, so remove it")
@@ -118,11 +134,24 @@ def judge_body(body: Members) -> None:
             raise InputError(f"{name} must be a whole number of at least 1, not {value[:40].decode(errors='replace')}")
 
 
+def _judge_input(api: Api, body: Members) -> None:
+    if "input" not in body:
+        if api == "responses" and any(name in body for name in _STORED):
+            return
+        raise InputError('no input: add "input" (a text or a list)')
+    if not _TEXT_OR_LIST.match(body["input"]):
+        raise InputError("input must be a text, or a list of at least one item")
+
+
 def custom_id(members: Members) -> str:
     """Read the custom id; "" when the line has none."""
     if "custom_id" not in members:
         return ""
-    custom_id = text("custom_id", members["custom_id"])
+    return fit_id(text("custom_id", members["custom_id"]))
+
+
+def fit_id(custom_id: str) -> str:
+    """Return a custom id of fit length. Raises: InputError."""
     if not 0 < len(custom_id) <= MAX_CUSTOM_ID:
         raise InputError(f"custom_id has {len(custom_id):,} characters: 1 to {MAX_CUSTOM_ID} are allowed")
     return custom_id
@@ -140,10 +169,19 @@ def text(name: str, value: msgspec.Raw | None) -> str:
 
 def own_tags(own: msgspec.Raw) -> tuple[str, ...]:
     """Read the tags in the reserved member `farebox`."""
-    try:
-        tags = _decode_own(own).tags
-    except msgspec.ValidationError as error:
-        raise InputError(f'"farebox" takes {{"tags": ["…"]}} only: {error}') from None
+    tags = _own(own).tags
     if "" in tags:
         raise InputError('"farebox" has an empty tag: remove it')
     return tags
+
+
+def own_fallbacks(own: msgspec.Raw) -> tuple[str, ...] | None:
+    """Read the fallbacks in the reserved member `farebox`; None when it names none."""
+    return _own(own).fallbacks
+
+
+def _own(own: msgspec.Raw) -> _OwnMembers:
+    try:
+        return _decode_own(own)
+    except msgspec.ValidationError as error:
+        raise InputError(f'"farebox" takes {{"tags": ["…"], "fallbacks": ["…"]}} only: {error}') from None

@@ -30,7 +30,9 @@ class LineNumbers:
         return ", ".join([*words, "…"] if len(self._starts) > SHOWN_RUNS else words)
 
     def add(self, number: int) -> None:
-        """Add a number that is larger than all before."""
+        """Add a number that is larger than all before, or the last once more."""
+        if self._ends and number == self._ends[-1]:
+            return
         self._count += 1
         if self._ends and number == self._ends[-1] + 1:
             self._ends[-1] = number

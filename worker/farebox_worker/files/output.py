@@ -17,9 +17,10 @@ from typing import BinaryIO, Self
 
 from farebox.errors import FareboxError
 from farebox_worker.files.durable import sync_directory, write_all
+from farebox_worker.files.line_index import LineIndex
 from farebox_worker.files.lock import FLAGS, has_name, open_locked, refuse_unfit
 from farebox_worker.files.tally import Tally
-from farebox_worker.files.written import ForeignFileError, Written, lines_without, note_of, scan
+from farebox_worker.files.written import ForeignFileError, NameNow, Written, lines_without, note_of, scan
 
 _BUFFER_BYTES = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -54,8 +55,9 @@ class OutputFile:
         synced_length: in bytes, what is on the disk for certain.
     """
 
-    def __init__(self, path: Path, fd: int) -> None:
+    def __init__(self, path: Path, fd: int, name_now: NameNow | None = None) -> None:
         self.path = path
+        self._name_now = name_now
         self.done = Written()
         self.synced_length = 0
         self._length = 0
@@ -63,17 +65,24 @@ class OutputFile:
         self._broken = False
 
     @classmethod
-    def open(cls, path: str | Path, *, overwrite: bool = False, source: str | Path | None = None) -> Self:
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        overwrite: bool = False,
+        source: str | Path | None = None,
+        name_now: NameNow | None = None,
+    ) -> Self:
         """Lock the file, creating it if need be; cut what is torn, and read what is done.
 
         `overwrite` replaces the content of a file that is not ours; answers of ours are always kept.
-        `source` is the input file, which must be another one.
+        `source` is the input file, which must be another one. `name_now` is for `scan`.
 
         Raises: InputError when the file is not fit, not ours, or in use; OutputError when the disk fails.
         """
         path = Path(os.path.realpath(path))
         refuse_unfit(path, source)
-        out = cls(path, open_locked(path))
+        out = cls(path, open_locked(path), name_now)
         try:
             with _explaining(path):
                 out._adopt(overwrite)
@@ -144,11 +153,34 @@ class OutputFile:
         self._refuse_changed()
         before = self.lines
         with _explaining(self.path):
-            fd = self._locked_copy_without(job_ids)
+            with _reader(self._fd) as file:
+                fd = self._locked_copy(lines_without(file, job_ids))
             os.close(self._fd)
             self._fd = fd
             self._adopt(overwrite=False)
         return before - self.lines
+
+    def put_in_order(self, job_ids: Iterable[str]) -> bool:
+        """Bring the lines into the order of these jobs, others behind them; False when they stand so already.
+
+        As in `rewrite_without`, a crash leaves the old file or the new. Raises: OutputError; the file is as it was.
+        """
+        self.sync()
+        self._refuse_changed()
+        with _explaining(self.path), _reader(self._fd) as file:
+            lines = LineIndex(file, self._name_now).in_order(job_ids)
+            if lines is None:
+                return False
+            fd = self._locked_copy(lines)
+        os.close(self._fd)
+        self._fd = fd
+        self._length = self.synced_length = os.fstat(fd).st_size
+        return True
+
+    def index(self) -> LineIndex:
+        """Find where each line stands, of what is written so far; good until the file is rewritten."""
+        with _reader(self._fd) as file:
+            return LineIndex(file, self._name_now)
 
     def close(self) -> None:
         """Sync what is left, and let go of the file. Raises: OutputError as `sync` does; the file is closed anyway."""
@@ -165,7 +197,7 @@ class OutputFile:
         """Read the file, cut what is torn, and make sure of the rest: a killed run may have left it unsynced."""
         try:
             with _reader(self._fd) as file:
-                self.done, self._length = scan(file, self.path)
+                self.done, self._length = scan(file, self.path, self._name_now)
         except ForeignFileError:
             if not overwrite:
                 raise
@@ -174,15 +206,15 @@ class OutputFile:
         sync_directory(self.path.parent)
         self.synced_length = self._length
 
-    def _locked_copy_without(self, job_ids: Collection[str]) -> int:
-        """Put a copy under the name and return its descriptor; it is locked before it takes the name."""
+    def _locked_copy(self, lines: Iterable[bytes]) -> int:
+        """Put these lines under the name and return their descriptor; it is locked before it takes the name."""
         beside = self.path.with_name(f".{self.path.name}.rewrite.tmp")
         fd = os.open(beside, FLAGS | os.O_TRUNC, 0o600)
         try:
             os.fchmod(fd, stat.S_IMODE(os.fstat(self._fd).st_mode))
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with _reader(self._fd) as file, open(fd, "wb", buffering=_BUFFER_BYTES, closefd=False) as copy:
-                copy.writelines(lines_without(file, job_ids))
+            with open(fd, "wb", buffering=_BUFFER_BYTES, closefd=False) as copy:
+                copy.writelines(lines)
             os.fsync(fd)
             beside.replace(self.path)
         except BaseException:

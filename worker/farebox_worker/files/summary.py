@@ -10,6 +10,8 @@ from typing import Required, TypedDict, Unpack
 
 from farebox.records import Job, Tier
 from farebox_worker.files.lines import Line, Opener, Resolve, read_jobs
+from farebox_worker.files.source import Format
+from farebox_worker.files.wording import Wording
 
 SHOWN = 20  # bad lines kept and shown
 ALIKE = 3  # so many neighbours of one message are shown as one
@@ -19,13 +21,17 @@ class ReadOptions(TypedDict, total=False):
     """The keywords of `read_jobs`."""
 
     resolve: Required[Resolve]
-    model: str | None
+    models: Sequence[str]
     provider: str | None
     max_tokens: int | None
     tier: Tier | Callable[[str], Tier]
     tags: Sequence[str]
     drop_params: Sequence[str]
+    fallbacks: Sequence[str]
+    spread: bool
     check: Callable[[Job], object] | None
+    wording: Wording | None
+    format_: Format
     opener: Opener | None
 
 
@@ -41,15 +47,19 @@ class ModelTotals:
 class Summary:
     """What a file holds. `first_bad` has the first 20 bad lines, `models` the good lines by model_ref.
 
+    With several models a line counts once for each, but once in `lines`.
+
     `alike` counts the bad lines right after those 20 that say the same as the last of them, to line `alike_to`.
     """
 
     total: int = 0
     good: int = 0
+    lines: int = 0
     first_bad: list[Line] = field(default_factory=list)
     models: dict[str, ModelTotals] = field(default_factory=dict)
     alike: int = 0
     alike_to: int = 0
+    _last: int = 0
 
     @property
     def bad(self) -> int:
@@ -59,6 +69,8 @@ class Summary:
     def add(self, line: Line) -> None:
         """Count one line."""
         self.total += 1
+        self.lines += line.number != self._last
+        self._last = line.number
         if line.job is None:
             if len(self.first_bad) < SHOWN:
                 self.first_bad.append(line)

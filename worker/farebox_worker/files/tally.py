@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from farebox.records import Finish, Outcome
+from farebox_worker.files.latency import Latencies
 
 
 class NotedUsage(msgspec.Struct, frozen=True):
@@ -30,13 +31,16 @@ class Note(msgspec.Struct, frozen=True):
     tier: str = "standard"
     served_tier: str = ""
     saved_nusd: int = 0
+    failure_class: str = ""
     error_code: str = ""
     error_message: str = ""
+    latency_ms: int = 0
+    reused_from: str = ""
 
 
 @dataclass(slots=True)
 class ModelTally:
-    """One model's part. Money in nano-dollars."""
+    """One model's part. Money in nano-dollars; `latency` is of the calls that answered."""
 
     jobs: int = 0
     answered: int = 0
@@ -45,13 +49,15 @@ class ModelTally:
     output_tokens: int = 0
     cost_nusd: int = 0
     saved_nusd: int = 0
+    latency: Latencies = field(default_factory=Latencies)
 
 
 @dataclass(slots=True)
 class Tally:
     """The counts; every note that was counted can be taken out again.
 
-    `examples` keeps one message per cause, `served` the tiers that served the jobs that asked for flex.
+    `examples` keeps one message per cause, `served` the tiers that served the jobs that asked for flex. `reused` are
+    answers of identical jobs, and `reused_nusd` what those had cost, in nano-dollars.
     """
 
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -60,6 +66,8 @@ class Tally:
     served: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
     models: dict[str, ModelTally] = field(default_factory=dict)
+    reused: int = 0
+    reused_nusd: int = 0
 
     def count(self, note: Note, by: int = 1) -> None:
         """Count a line, or take it out with -1."""
@@ -76,7 +84,13 @@ class Tally:
         model.input_tokens += by * note.usage.input_tokens
         model.output_tokens += by * note.usage.output_tokens
         model.cost_nusd += by * note.cost_nusd
+        if note.reused_from:
+            self.reused += by
+            self.reused_nusd += by * note.saved_nusd
+            return
         model.saved_nusd += by * note.saved_nusd
+        if note.outcome == "succeeded":
+            model.latency.count(note.latency_ms, by)
         if note.tier != "standard" and note.outcome == "succeeded":
             self.served[note.served_tier or "untold"] += by
 

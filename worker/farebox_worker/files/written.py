@@ -5,19 +5,23 @@ Lines are split at newlines only and read no deeper than their member `farebox`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import BinaryIO
 
 import msgspec
 
 from farebox.errors import InputError
 from farebox.records import Outcome
+from farebox.records import job_id as name_job
 from farebox_worker.files.table import NameTable
 from farebox_worker.files.tally import Note, Tally
 
 PREFIX = b'{"id":"farebox-'  # how every line of ours begins
 _HEAD_BYTES = 64
 _OUTCOMES: tuple[Outcome, ...] = ("succeeded", "failed", "cancelled")
+
+
+NameNow = Callable[[str, str], str]  # from a line's custom_id and model_ref: the custom_id of the same question now
 
 
 class ForeignFileError(InputError):
@@ -29,20 +33,40 @@ class _Error(msgspec.Struct):
     message: str = ""
 
 
-class _OwnLine(msgspec.Struct):
+class OwnLine(msgspec.Struct):
+    """What is read of a line of ours."""
+
     farebox: Note
+    custom_id: str = ""
     error: _Error | None = None
 
 
-_decode = msgspec.json.Decoder(_OwnLine).decode
+_decode = msgspec.json.Decoder(OwnLine).decode
 
 
 def note_of(line: bytes) -> Note | None:
     """Read the note of a complete line; None when it is no line of ours."""
+    own = own_of(line)
+    return None if own is None else _note(own)
+
+
+def own_of(line: bytes) -> OwnLine | None:
+    """Read a complete line; None when it is no line of ours."""
     try:
-        own = _decode(line)
+        return _decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+
+
+def same_job(own: OwnLine, name_now: NameNow | None) -> str:
+    """The job that asks the same under the name it has now; "" where it has no other name."""
+    note = own.farebox
+    if name_now is None or (name := name_now(own.custom_id, note.model_ref)) == own.custom_id:
+        return ""
+    return name_job(note.job.rpartition(":")[0], note.batch, name)
+
+
+def _note(own: OwnLine) -> Note:
     if own.error:
         return msgspec.structs.replace(own.farebox, error_code=own.error.code, error_message=own.error.message)
     return own.farebox
@@ -60,6 +84,7 @@ class Written:
         self.tally = Tally()
         self.batch = ""
         self._kept = NameTable()
+        self._renamed = NameTable()
         self._fresh: dict[str, Note] = {}
 
     def __len__(self) -> int:
@@ -70,13 +95,13 @@ class Written:
 
     def contains(self, job_id: str) -> bool:
         """Tell whether the job has its line."""
-        return job_id in self._fresh or self._kept.get(job_id) > 0
+        return job_id in self._fresh or self._kept.get(job_id) > 0 or self._renamed.get(job_id) > 0
 
     def outcome(self, job_id: str) -> Outcome | None:
         """Tell how the job ended, or None when it has no line."""
         if fresh := self._fresh.get(job_id):
             return fresh.outcome
-        number = self._kept.get(job_id)
+        number = self._kept.get(job_id) or self._renamed.get(job_id)
         return _OUTCOMES[number - 1] if number else None
 
     def add(self, note: Note) -> bool:
@@ -87,6 +112,14 @@ class Written:
         self.tally.count(note)
         self.batch = note.batch or self.batch
         return True
+
+    def adopt(self, own: OwnLine, name_now: NameNow | None) -> None:
+        """Take in a line of the file; it stands for the job too that asks the same under the name it has now."""
+        note = _note(own)
+        self.add(note)
+        self.keep()
+        if same := same_job(own, name_now):
+            self._renamed.add(same, _OUTCOMES.index(note.outcome) + 1)
 
     def keep(self) -> None:
         """Make what was added final."""
@@ -101,11 +134,13 @@ class Written:
         self._fresh.clear()
 
 
-def scan(file: BinaryIO, path: object) -> tuple[Written, int]:
+def scan(file: BinaryIO, path: object, name_now: NameNow | None = None) -> tuple[Written, int]:
     """Read a file of ours from its start; return what it holds and its length up to the last complete line.
 
     A last line without its newline was torn by a crash. So were last lines with NUL bytes in them: JSON has none,
     but a machine that loses power can leave them in place of what it had not synced.
+
+    `name_now` knows under which custom_id a line's question would be asked now, where that is another.
 
     Raises: ForeignFileError when the file is not ours; InputError when a line in it is not.
     """
@@ -119,18 +154,17 @@ def scan(file: BinaryIO, path: object) -> tuple[Written, int]:
             if not length and not _may_be_torn(line):
                 raise _foreign(path)
             break
-        note = note_of(line)
-        if note is None and not line.isspace():
+        own = own_of(line)
+        if own is None and not line.isspace():
             if not len(written):
                 raise _foreign(path)
             if b"\0" not in line:
                 raise _damaged(path, number)
             hole = hole or number
-        elif note and hole:
+        elif own and hole:
             raise _damaged(path, hole)
-        elif note:
-            written.add(note)
-            written.keep()
+        elif own:
+            written.adopt(own, name_now)
         length += 0 if hole else len(line)
     return written, length
 

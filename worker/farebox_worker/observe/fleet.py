@@ -127,6 +127,19 @@ def _lanes(lanes: Sequence[Lane]) -> Iterator[Metric]:
     yield each("later_jobs", "Jobs that are due later.", {lane.name: lane.later for lane in lanes})
     yield each("parked_jobs", "Jobs that wait for a limit.", {lane.name: lane.parked_jobs for lane in lanes})
     yield each("in_flight", "Jobs leased to workers, everywhere.", {lane.name: lane.in_flight for lane in lanes})
+    targets = {lane.name: lane.pace.target for lane in lanes if lane.pace.target is not None}
+    yield each("target", "Calls that may be in flight, everywhere, as was learned.", dict(targets))
+    limits: dict[tuple[str, ...], float] = {}
+    used: dict[tuple[str, ...], float] = {}
+    for lane in lanes:
+        for unit, limit, taken in (
+            ("requests", lane.pace.rates.rpm, lane.pace.requests),
+            ("tokens", lane.pace.rates.tpm, lane.pace.tokens),
+        ):
+            if limit:
+                limits[lane.name, unit], used[lane.name, unit] = limit, taken
+    yield gauge("farebox_lane_rate_limit", "What its provider allows per minute.", ["lane", "unit"], limits)
+    yield gauge("farebox_lane_rate_used", "What of it the last minute took.", ["lane", "unit"], used)
     yield each("workers", "Processes that serve it.", {lane.name: lane.workers for lane in lanes})
     yield each("unserved_jobs", "Runnable jobs that nobody serves.", {lane.name: lane.unserved for lane in lanes})
     yield gauge(

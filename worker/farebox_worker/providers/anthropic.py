@@ -19,6 +19,7 @@ import msgspec
 from anthropic.types import RawMessageStreamEvent
 from msgspec import Raw
 
+from farebox.apis import URLS
 from farebox.errors import InputError, ProviderError
 from farebox.records import Finish, Job
 from farebox_worker.providers import anthropic_request as requests
@@ -136,6 +137,12 @@ class AnthropicProvider(Conversational):
 
     def prepare(self, job: Job, facts: Facts) -> Prepared:
         """Make the request for a job, without any IO. Raises: UntranslatableError, InputError."""
+        if job.api in {"responses", "embeddings"}:
+            raise InputError(
+                f"{self.provider_id} has no {URLS[job.api]}, and it is not translated: name a model of an "
+                "OpenAI-compatible provider"
+                + (f", or write the request for {URLS['chat']}" if job.api == "responses" else "")
+            )
         body = bodies.unescaped(job.body)
         if job.api == "chat":
             body = chat_to_messages(body, provider_id=self.provider_id, drop=job.drop_params)

@@ -145,6 +145,17 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True)
+class Said:
+    """What a 200 says: `body` is in the job's wire format; `failure` is its code and message, where it tells of one."""
+
+    body: bytes
+    usage: TokenUsage | None
+    finish: Finish = "answered"
+    served_tier: str = ""
+    failure: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """A provider's 200, judged: `body` is JSON in the job's wire format, `original` the provider's own bytes."""
 
@@ -211,7 +222,10 @@ class Adapter(ModelProvider, Protocol):
     """A provider that the bus can work with: it can tell beforehand what a job costs at most, and send it once."""
 
     def prepare(self, job: Job, facts: Facts) -> Prepared:
-        """Make the request for a job, without any IO. Raises: UntranslatableError, InputError."""
+        """Make the request for a job, without any IO.
+
+        Raises: UntranslatableError; InputError, also for an API (`job.api`) that it does not speak.
+        """
         ...
 
     async def post(self, prepared: Prepared, *, timeout_s: float) -> Reply:

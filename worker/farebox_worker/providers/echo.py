@@ -1,4 +1,4 @@
-"""The provider that answers offline and at once: the last user message, said back.
+"""The provider that answers offline and at once: the last user message, said back, or vectors made of its letters.
 
 For trying things out, for tests and for measuring the bus alone. Its tokens are rough and its price is a pretence,
 but both are counted and limited like anybody's.
@@ -6,20 +6,24 @@ but both are counted and limited like anybody's.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import array
+import base64
+import hashlib
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Annotated
 
 import msgspec
 from msgspec import Raw
 
 from farebox.errors import InputError
-from farebox.records import Finish, Job
+from farebox.records import Api, Finish, Job
 from farebox_worker.providers import body as bodies
 from farebox_worker.providers.base import Facts, ModelInfo, Prepared, PromptMessage, Reply, StreamChunk, TokenUsage
 from farebox_worker.providers.conversation import SPEAKING, TIMEOUT_S, Conversational, chat_job, facts_of
 
 CHARS_PER_TOKEN = 4
 MODEL_ID = "echo"
+DIMENSIONS = 16
 
 
 class _Turn(msgspec.Struct):
@@ -40,14 +44,28 @@ class _Output(msgspec.Struct):
 
 
 class _Request(msgspec.Struct):
-    messages: list[_Turn]
+    """A request in any of the formats: what is asked stands in `messages`, or in `input`."""
+
+    messages: list[_Turn] | None = None
+    input: str | list[Raw] | None = None
     model: str = MODEL_ID
     max_completion_tokens: int | None = None
     max_tokens: int | None = None
+    max_output_tokens: int | None = None
     n: Annotated[int, msgspec.Meta(ge=1, le=128)] | None = None
     stream: bool | None = None
     response_format: _Kind | None = None
     output_config: _Output | None = None
+    text: _Output | None = None
+    dimensions: Annotated[int, msgspec.Meta(ge=1, le=4096)] | None = None
+    encoding_format: str | None = None
+
+    @property
+    def turns(self) -> list[_Turn]:
+        """The turns of the conversation; a text is one of the user's."""
+        if isinstance(self.input, str):
+            return [_Turn(bodies.raw(self.input), "user")]
+        return self.messages or [_turn.decode(raw) for raw in self.input or ()]
 
 
 class _ChatSaid(msgspec.Struct):
@@ -99,7 +117,51 @@ class _Message(msgspec.Struct):
     stop_sequence: None = None
 
 
+class _ResponseMessage(msgspec.Struct):
+    content: list[_Text]
+    id: str = "msg_echo"
+    type: str = "message"
+    role: str = "assistant"
+    status: str = "completed"
+
+
+class _ResponseUsage(msgspec.Struct):
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+
+
+class _Response(msgspec.Struct):
+    model: str
+    status: str
+    incomplete_details: dict[str, str] | None
+    output: list[_ResponseMessage]
+    usage: _ResponseUsage
+    id: str = "resp_echo"
+    object: str = "response"
+    created_at: int = 0
+
+
+class _Vector(msgspec.Struct):
+    index: int
+    embedding: list[float] | str
+    object: str = "embedding"
+
+
+class _VectorUsage(msgspec.Struct):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class _Vectors(msgspec.Struct):
+    model: str
+    data: list[_Vector]
+    usage: _VectorUsage
+    object: str = "list"
+
+
 _request = msgspec.json.Decoder(_Request)
+_turn = msgspec.json.Decoder(_Turn)
 _content = msgspec.json.Decoder(str | list[_Part] | None)
 _json = msgspec.json.Encoder()
 
@@ -123,11 +185,19 @@ class EchoProvider(Conversational):
             raise InputError(f"the body is not a completion request: {error}") from None
         if request.stream:
             raise InputError("stream: a job's answer comes whole; remove it")
-        cap, by_default = bodies.output_cap([request.max_completion_tokens, request.max_tokens], job.max_tokens, facts)
+        needed = "messages" if job.api in {"chat", "messages"} else "input"
+        if not getattr(request, needed):
+            raise InputError(f"the body is not a request: it has no {needed}")
         fields = bodies.fields_of(job.body)
-        fields.pop("max_completion_tokens", None)
         fields["model"] = bodies.raw(facts.model_id)
-        fields["max_tokens"] = bodies.raw(cap)
+        if job.api == "embeddings":
+            final = _json.encode(fields)
+            return Prepared(final, max(1, len(final)), 0, capped_by_default=False, api=job.api)
+        asked = [request.max_completion_tokens, request.max_tokens, request.max_output_tokens]
+        cap, by_default = bodies.output_cap(asked, job.max_tokens, facts)
+        for name in ("max_completion_tokens", "max_output_tokens"):
+            fields.pop(name, None)
+        fields["max_output_tokens" if job.api == "responses" else "max_tokens"] = bodies.raw(cap)
         final = _json.encode(fields)
         return Prepared(final, max(1, len(final)), cap * (request.n or 1), by_default, job.api)
 
@@ -136,17 +206,18 @@ class EchoProvider(Conversational):
     async def post(self, prepared: Prepared, *, timeout_s: float) -> Reply:  # noqa: ARG002 - it is never late
         """Answer at once."""
         request = _request.decode(prepared.body)
-        text = _last_user_text(request.messages)
+        if prepared.api == "embeddings":
+            return _embedded(request, prepared.body)
+        text = _last_user_text(request.turns)
         if _wants_json(request) and not _is_json(text):
             text = _json.encode({"echo": text}).decode()
         choices = request.n or 1
-        cap = request.max_tokens or 0
+        cap = request.max_output_tokens or request.max_tokens or 0
         finish: Finish = "answered"
         if _tokens(text) > cap:
             text, finish = text[: cap * CHARS_PER_TOKEN], "truncated"
         usage = self._usage(prepared.body, text, cap, choices)
-        write = _write_chat if prepared.api == "chat" else _write_message
-        body = write(request.model, text, usage, is_whole=finish == "answered", choices=choices)
+        body = _WRITE[prepared.api](request.model, text, usage, is_whole=finish == "answered", choices=choices)
         return Reply(200, "", body, body, usage, finish)
 
     async def stream(
@@ -200,7 +271,8 @@ def _last_user_text(messages: list[_Turn]) -> str:
 
 
 def _wants_json(request: _Request) -> bool:
-    asked = request.response_format or (request.output_config.format if request.output_config else None)
+    told = request.output_config or request.text
+    asked = request.response_format or (told.format if told else None)
     return asked is not None and asked.type.startswith("json")
 
 
@@ -223,3 +295,43 @@ def _write_message(model: str, text: str, usage: TokenUsage, *, is_whole: bool, 
     stop_reason = "end_turn" if is_whole else "max_tokens"
     counts = _MessageUsage(usage.input_tokens, usage.output_tokens)
     return _json.encode(_Message(model, [_Text(text)], stop_reason, counts))
+
+
+def _write_response(model: str, text: str, usage: TokenUsage, *, is_whole: bool, choices: int) -> bytes:  # noqa: ARG001
+    status = "completed" if is_whole else "incomplete"
+    why = None if is_whole else {"reason": "max_output_tokens"}
+    said = _ResponseMessage([_Text(text, "output_text")], status=status)
+    counts = _ResponseUsage(usage.input_tokens, usage.output_tokens, usage.total_tokens)
+    return _json.encode(_Response(model, status, why, [said], counts))
+
+
+_WRITE: dict[Api, Callable[..., bytes]] = {
+    "chat": _write_chat,
+    "messages": _write_message,
+    "responses": _write_response,
+}
+
+
+def _embedded(request: _Request, body: bytes) -> Reply:
+    """Answer with a vector for each text or list of tokens, the same for the same one."""
+    inputs = request.input if isinstance(request.input, list) else [bodies.raw(request.input or "")]
+    if bytes(inputs[0])[:1].isdigit():  # one list of tokens
+        inputs = [Raw(_json.encode(inputs))]
+    used = TokenUsage(max(1, len(body) // CHARS_PER_TOKEN))
+    texts = [_json.encode(msgspec.json.decode(one)) for one in inputs]  # however they are spaced and escaped
+    vectors = [_vector(text, request.dimensions or DIMENSIONS) for text in texts]
+    shown = [_packed(vector) if request.encoding_format == "base64" else vector for vector in vectors]
+    counts = _VectorUsage(used.input_tokens, used.input_tokens)
+    answer = _json.encode(_Vectors(request.model, [_Vector(at, vector) for at, vector in enumerate(shown)], counts))
+    return Reply(200, "", answer, answer, used, "answered")
+
+
+def _vector(text: bytes, dimensions: int) -> list[float]:
+    """Make a vector of unit length from the digest of a text."""
+    letters = hashlib.shake_128(text).digest(dimensions)
+    length = sum((letter - 127.5) ** 2 for letter in letters) ** 0.5
+    return [(letter - 127.5) / length for letter in letters]
+
+
+def _packed(vector: list[float]) -> str:
+    return base64.b64encode(array.array("f", vector).tobytes()).decode()

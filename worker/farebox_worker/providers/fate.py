@@ -59,6 +59,8 @@ ACCOUNT_CODES = frozenset(
         "organization_on_hold",
     }
 )
+# Codes of failures within a 200 that another try may mend; the others are about the request (facts/sdks.md 6.3).
+_STATUS_OF = {"server_error": 500, "vector_store_timeout": 500, "rate_limit_exceeded": 429}
 _RATE_HEADERS = (b"x-ratelimit-", b"anthropic-ratelimit-", b"anthropic-priority-", b"anthropic-fast-")
 _KEPT_HEADERS = frozenset({b"x-request-id", b"request-id", b"retry-after", b"retry-after-ms"})
 _SECRET = re.compile(r"\bsk-[\w\-*.…]{4,}|[\w\-]*\*{3,}[\w\-]*")
@@ -121,6 +123,8 @@ def rejected(
         "body": scrub(content[:MAX_BODY].decode("utf-8", "replace")).encode() if own_body else b"",
         "own_body": own_body,
         "request_id": _request_id(headers),
+        "headers": kept_headers(headers),
+        "retry_after": retry_after_s(headers),
     }
     said = scrub(message or _foreign_text(content))[:MAX_MESSAGE]
     text = f"{provider_id} answered {status}" + (f" {fields['code']}" if fields["code"] else "")
@@ -129,7 +133,7 @@ def rejected(
     if in_account or (own_body and status < 500 and account_words and account_words.search(message)):
         return ProviderAccountError(provider_id, text, **fields)
     if status == 429:
-        return ProviderRateLimitError(provider_id, text, retry_after=retry_after_s(headers), **fields)
+        return ProviderRateLimitError(provider_id, text, **fields)
     return _class_of(status)(provider_id, text, **fields)
 
 
@@ -145,6 +149,27 @@ def lost(provider_id: str, error: BaseException, *, timeout_s: float, scrub: Scr
     if any(isinstance(cause, TimeoutError | httpx2.ReadTimeout) for cause in chain):
         return ProviderTimeoutError(provider_id, f"{provider_id} fell silent: {reason}")
     return ProviderConnectionError(provider_id, f"{provider_id} broke the connection after the call was sent: {reason}")
+
+
+def failed_within(
+    provider_id: str, response: httpx2.Response, failure: tuple[str, str], *, billed: bool, scrub: Scrubber
+) -> ProviderError:
+    """Turn a failure that came within a 200 into the error that its HTTP status would have made.
+
+    It was `billed` when a usage came with it: then the words are not taken as proof of the contrary.
+    """
+    code, message = scrub(failure[0]), scrub(failure[1])[:MAX_MESSAGE]
+    status = _STATUS_OF.get(code, 400)
+    make = ProviderRateLimitError if status == 429 else _class_of(status)
+    return make(
+        provider_id,
+        f"{provider_id} answered that it failed, {code}: {message}",
+        status_code=status,
+        code=code,
+        body=scrub(response.content[:MAX_BODY].decode("utf-8", "replace")).encode(),
+        own_body=not billed,
+        request_id=_request_id(response.headers),
+    )
 
 
 def not_an_answer(provider_id: str, response: httpx2.Response, *, scrub: Scrubber) -> ProviderError:

@@ -1,7 +1,7 @@
-"""The adapter for OpenAI, and for every server that speaks its chat completions (vLLM, Ollama, Groq, DeepSeek, ...).
+"""The adapter for OpenAI, and for every server that speaks like it (vLLM, Ollama, Groq, DeepSeek, ...).
 
-Four duties, in this order: the request, the answer, its usage, the errors. The SDK gives credentials, connections and
-error classes; bodies go through as bytes. It never retries.
+Requests and answers are made and read by one module per API: `openai_chat`, `openai_responses`, `openai_embeddings`.
+The SDK gives credentials, connections and error classes; bodies go through as bytes. It never retries.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import httpx2
@@ -18,11 +19,19 @@ from msgspec import Raw
 from openai.types.chat import ChatCompletionChunk
 
 from farebox.errors import ProviderError
-from farebox.records import Finish, Job
+from farebox.records import Api, Job
 from farebox_worker.providers import body as bodies
-from farebox_worker.providers import fate
-from farebox_worker.providers import openai_request as requests
-from farebox_worker.providers.base import Facts, ModelInfo, Prepared, PromptMessage, Reply, StreamChunk, TokenUsage
+from farebox_worker.providers import fate, openai_chat, openai_embeddings, openai_responses, openai_usage
+from farebox_worker.providers.base import (
+    Facts,
+    ModelInfo,
+    Prepared,
+    PromptMessage,
+    Reply,
+    Said,
+    StreamChunk,
+    TokenUsage,
+)
 from farebox_worker.providers.connection import FOREVER, HttpClient, Templates, plain
 from farebox_worker.providers.conversation import (
     DISCOVERY_TIMEOUT_S,
@@ -32,50 +41,10 @@ from farebox_worker.providers.conversation import (
     chat_job,
     facts_of,
 )
-from farebox_worker.providers.translate_messages import chat_to_message, messages_to_chat
+from farebox_worker.providers.openai_request import Endpoint
 
 VENDOR_URL = "https://api.openai.com/v1"
 SECURITY = {"bearer_auth": True}  # which credentials a call takes, as the SDK's own create() says
-CAP_FIELDS = ("max_completion_tokens", "max_tokens")
-
-
-class _Answered(msgspec.Struct):
-    refusal: str | None = None
-    tool_calls: list[Raw] | None = None
-
-
-class _Choice(msgspec.Struct):
-    message: _Answered | None = None
-    finish_reason: str | None = None
-
-
-class _WriteDetails(msgspec.Struct):
-    ttl_12h_tokens: int | None = None
-
-
-class _InputDetails(msgspec.Struct):
-    cached_tokens: int | None = None
-    cache_write_tokens: int | None = None
-    cache_write_tokens_details: _WriteDetails | None = None
-    audio_tokens: int | None = None
-
-
-class _OutputDetails(msgspec.Struct):
-    audio_tokens: int | None = None
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int
-    completion_tokens: int
-    prompt_tokens_details: _InputDetails | None = None
-    completion_tokens_details: _OutputDetails | None = None
-    prompt_cache_hit_tokens: int | None = None  # DeepSeek's own name for it
-
-
-class _Completion(msgspec.Struct):
-    choices: list[_Choice] = []
-    usage: Raw = Raw()
-    service_tier: str | None = None
 
 
 class _Listed(msgspec.Struct):
@@ -90,14 +59,25 @@ class _Listing(msgspec.Struct):
     data: list[_Listed]
 
 
-_completion = msgspec.json.Decoder(_Completion)
-_usage = msgspec.json.Decoder(_Usage)
 _listing = msgspec.json.Decoder(_Listing | list[_Listed])
-_FINISH: dict[str | None, Finish] = {
-    "length": "truncated",
-    "tool_calls": "tool_call",
-    "function_call": "tool_call",
-    "content_filter": "filtered",
+
+
+class _Wire(Protocol):
+    """One API of OpenAI's, as a module: how a request is made, and how an answer is read."""
+
+    def prepare(self, job: Job, facts: Facts, endpoint: Endpoint) -> Prepared:
+        """Make the request for a job. Raises: UntranslatableError, InputError."""
+
+    def read(self, original: bytes, prepared: Prepared) -> Said | None:
+        """Read an answer; None when it is none. Raises: msgspec.DecodeError."""
+
+
+# A messages job is sent as a chat completion.
+_WIRES: dict[Api, tuple[str, _Wire]] = {
+    "chat": ("/chat/completions", openai_chat),
+    "messages": ("/chat/completions", openai_chat),
+    "responses": ("/responses", openai_responses),
+    "embeddings": ("/embeddings", openai_embeddings),
 }
 
 
@@ -120,14 +100,14 @@ class OpenAIProvider(Conversational):
     ) -> None:
         host = urlsplit(base_url or VENDOR_URL).hostname or ""
         super().__init__(provider_id, is_local=is_free or host in {"localhost", "::1"} or host.startswith("127."))
-        self._is_vendor = host == "api.openai.com" or host.endswith(".api.openai.com")
-        self._has_flex = self._is_vendor if has_flex is None else has_flex
-        self._cap_field = cap_field or CAP_FIELDS[0 if self._is_vendor else 1]
-        if self._cap_field not in CAP_FIELDS:
-            raise ValueError(f"cap_field is one of {', '.join(CAP_FIELDS)}, not {cap_field!r}")
+        is_vendor = host == "api.openai.com" or host.endswith(".api.openai.com")
+        cap_field = cap_field or openai_chat.CAP_FIELDS[0 if is_vendor else 1]
+        if cap_field not in openai_chat.CAP_FIELDS:
+            raise ValueError(f"cap_field is one of {', '.join(openai_chat.CAP_FIELDS)}, not {cap_field!r}")
+        self._endpoint = Endpoint(provider_id, is_vendor, is_vendor if has_flex is None else has_flex, cap_field)
         self._scrub = fate.Scrubber(api_key)
         # A connection must be given up before the server does: uvicorn, under most servers of one's own, waits 5 s.
-        limits = httpx2.Limits(max_connections=10_000, keepalive_expiry=60.0 if self._is_vendor else 4.0)
+        limits = httpx2.Limits(max_connections=10_000, keepalive_expiry=60.0 if is_vendor else 4.0)
         self._client = AsyncOpenAI(
             api_key=api_key,
             base_url=base_url or VENDOR_URL,
@@ -140,29 +120,7 @@ class OpenAIProvider(Conversational):
 
     def prepare(self, job: Job, facts: Facts) -> Prepared:
         """Make the request for a job, without any IO. Raises: UntranslatableError, InputError."""
-        body = bodies.unescaped(job.body)
-        if job.api == "messages":
-            body = messages_to_chat(body, provider_id=self.provider_id, drop=job.drop_params)
-        request = requests.read(body)
-        requests.check_tier(request, job, self.provider_id, has_flex=self._has_flex)
-        cap, by_default = bodies.output_cap([request.max_completion_tokens, request.max_tokens], job.max_tokens, facts)
-        fields = bodies.fields_of(body)
-        for name in CAP_FIELDS:
-            fields.pop(name, None)
-        fields["model"] = bodies.raw(facts.model_id)
-        fields[self._cap_field] = bodies.raw(cap)
-        fields.pop("service_tier", None)
-        if self._is_vendor or self._has_flex:
-            fields["service_tier"] = bodies.raw("flex" if job.tier == "flex" else "default")
-        final = msgspec.json.encode(fields)
-        return Prepared(
-            body=final,
-            input_bound=requests.input_bound(request, fields, final, facts, is_vendor=self._is_vendor),
-            output_bound=requests.output_bound(request, cap),
-            capped_by_default=by_default,
-            api=job.api,
-            fees=requests.fees(request, fields, facts.model_id, is_vendor=self._is_vendor),
-        )
+        return _WIRES[job.api][1].prepare(job, facts, self._endpoint)
 
     # The answer
 
@@ -171,7 +129,7 @@ class OpenAIProvider(Conversational):
         try:
             async with asyncio.timeout(timeout_s):
                 response = await self._client.post(
-                    "/chat/completions",
+                    _WIRES[prepared.api][0],
                     content=prepared.body,
                     cast_to=httpx2.Response,
                     options=plain(prepared.headers, security=SECURITY, post_parser=openai.NOT_GIVEN),
@@ -181,23 +139,23 @@ class OpenAIProvider(Conversational):
         return self._reply(response, prepared)
 
     def _reply(self, response: httpx2.Response, prepared: Prepared) -> Reply:
-        original = response.content
-        answer, as_asked = None, original
+        said = None
         with suppress(msgspec.DecodeError, UnicodeDecodeError):
-            answer = _completion.decode(original)
-            if prepared.api == "messages" and answer.choices:
-                as_asked = chat_to_message(original)
-        if answer is None or not (answer.choices or bytes(answer.usage)):
+            said = _WIRES[prepared.api][1].read(response.content, prepared)
+        if said is None:
             raise fate.not_an_answer(self.provider_id, response, scrub=self._scrub)
+        if said.failure:
+            billed = said.usage is not None
+            raise fate.failed_within(self.provider_id, response, said.failure, billed=billed, scrub=self._scrub)
         headers = fate.kept_headers(response.headers)
         return Reply(
             status_code=response.status_code,
             request_id=headers.get("x-request-id", ""),
-            body=as_asked,
-            original=original,
-            usage=self._usage(answer.usage, prepared),
-            finish=_finish_of(answer.choices),
-            served_tier=answer.service_tier or "",
+            body=said.body,
+            original=response.content,
+            usage=said.usage,
+            finish=said.finish,
+            served_tier=said.served_tier,
             headers=headers,
         )
 
@@ -229,7 +187,7 @@ class OpenAIProvider(Conversational):
             async with pieces:
                 async for piece in pieces:
                     if piece.usage:
-                        usage = self._usage(Raw(piece.usage.model_dump_json().encode()), prepared)
+                        usage = openai_usage.read(Raw(piece.usage.model_dump_json().encode()), prepared)
                     if piece.choices and (text := piece.choices[0].delta.content):
                         yield StreamChunk(text)
         except Exception as error:  # noqa: BLE001 - whatever broke, the call may have been billed
@@ -259,42 +217,6 @@ class OpenAIProvider(Conversational):
         most = model.max_completion_tokens or 0
         return ModelInfo(self.provider_id, model.id, model.id, SPEAKING, window, most, 0.0, 0.0, self._is_local)
 
-    # The usage
-
-    @staticmethod
-    def _usage(raw: Raw, prepared: Prepared) -> TokenUsage | None:
-        """Make the counts disjoint: OpenAI's prompt_tokens include what was read from and written to a cache.
-
-        What a usage leaves open is taken at its dearest: audio whose count is not told, audio that may have been
-        cached, writes of a request for the long-lived cache, fees, which no usage counts.
-        """
-        if not bodies.is_given(raw):
-            return None
-        try:
-            usage = _usage.decode(raw)
-        except msgspec.DecodeError:
-            return None  # an answer whose usage nobody can read is still an answer
-        details, made = usage.prompt_tokens_details or _InputDetails(), usage.completion_tokens_details
-        prompt, answered = max(0, usage.prompt_tokens), max(0, usage.completion_tokens)
-        heard = details.audio_tokens
-        if heard is None:
-            heard = prompt if requests.has_audio(prepared.body) else 0
-        heard = min(prompt, max(0, heard))
-        read = min(prompt - heard, max(0, details.cached_tokens or usage.prompt_cache_hit_tokens or 0))
-        written = min(prompt - heard - read, max(0, details.cache_write_tokens or 0))
-        kept = details.cache_write_tokens_details
-        long = kept.ttl_12h_tokens if kept else written if requests.asks_long_cache(prepared.body) else 0
-        return TokenUsage(
-            prompt - read - written,
-            answered,
-            read,
-            written,
-            cache_write_1h_tokens=min(written, max(0, long or 0)),
-            media_input_tokens=heard,
-            media_output_tokens=min(answered, max(0, made.audio_tokens or 0)) if made else 0,
-            fees=tuple((fee.name, fee.most or 0) for fee in prepared.fees),
-        )
-
     # The errors
 
     def _failure(self, error: Exception, timeout_s: float) -> ProviderError:
@@ -302,15 +224,3 @@ class OpenAIProvider(Conversational):
         if isinstance(error, openai.APIStatusError):
             return fate.rejected(self.provider_id, error.response, scrub=self._scrub)
         return fate.lost(self.provider_id, error, timeout_s=timeout_s, scrub=self._scrub)
-
-
-def _finish_of(choices: list[_Choice]) -> Finish:
-    """Judge the choices: the first that is not plainly answered speaks for all."""
-    for choice in choices:
-        if choice.message and choice.message.refusal:
-            return "refused"
-        if finish := _FINISH.get(choice.finish_reason):
-            return finish
-        if choice.message and choice.message.tool_calls:  # some servers call it "stop" all the same
-            return "tool_call"
-    return "answered"

@@ -6,6 +6,7 @@ What has no bound at all is refused by name.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import msgspec
@@ -21,6 +22,16 @@ from farebox_worker.providers.base import Facts, Fee
 _PAID_FIELDS = ("plugins", "models", "search_parameters", "enable_search")
 _BY_REFERENCE = ("extra_body", "cached_content")  # Gemini's cached prompts
 _SEARCHES = ("search-preview", "search-api", ":online")  # in the names of models that search for every answer
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What the requests to one endpoint depend on. `cap_field` is what it calls the output cap of a chat completion."""
+
+    provider_id: str
+    is_vendor: bool
+    has_flex: bool
+    cap_field: str
 
 
 class _Part(msgspec.Struct):
@@ -72,15 +83,21 @@ def read(body: bytes) -> Request:
     return request
 
 
-def check_tier(request: Request, job: Job, provider_id: str, *, has_flex: bool) -> None:
-    """Refuse a service tier without a bounded price. Raises: InputError."""
-    if request.service_tier not in {None, "auto", "default", "flex"}:
-        raise InputError(f"service_tier: {request.service_tier!r} has no bounded price; use --tier standard or flex")
-    if job.tier == "flex" and not has_flex:
+def set_tier(fields: bodies.Fields, named: str | None, job: Job, endpoint: Endpoint) -> None:
+    """Write the job's service tier into a body, where the endpoint knows tiers.
+
+    Raises: InputError for a tier without a bounded price, and for flex where there is none.
+    """
+    if named not in {None, "auto", "default", "flex"}:
+        raise InputError(f"service_tier: {named!r} has no bounded price; use --tier standard or flex")
+    if job.tier == "flex" and not endpoint.has_flex:
         raise InputError(
-            f"{provider_id} has no tier flex: use --tier standard, or cheapest; a server of your own that knows it "
-            "says so with flex = true in its [providers] section"
+            f"{endpoint.provider_id} has no tier flex: use --tier standard, or cheapest; a server of your own that "
+            "knows it says so with flex = true in its [providers] section"
         )
+    fields.pop("service_tier", None)
+    if endpoint.is_vendor or endpoint.has_flex:
+        fields["service_tier"] = bodies.raw("flex" if job.tier == "flex" else "default")
 
 
 def input_bound(request: Request, fields: bodies.Fields, final: bytes, facts: Facts, *, is_vendor: bool) -> int:
@@ -89,7 +106,7 @@ def input_bound(request: Request, fields: bodies.Fields, final: bytes, facts: Fa
         return bodies.context_bound(facts, "a server's own tool") * bodies.SERVER_ROUNDS
     if bodies.is_given(request.prediction) or bodies.is_given(request.web_search_options):
         return bodies.context_bound(facts, "prediction or web_search_options")
-    if not is_vendor and any(bodies.is_given(fields.get(name, Raw())) for name in (*_PAID_FIELDS, *_BY_REFERENCE)):
+    if not is_vendor and reaches_further(fields):
         return bodies.context_bound(facts, "a field that searches, parses files or names a cached prompt")
     images: list[int] = []
     if not all(_is_bounded(message, images) for message in request.messages):
@@ -109,11 +126,24 @@ def output_bound(request: Request, cap: int) -> int:
 def fees(request: Request, fields: bodies.Fields, model_id: str, *, is_vendor: bool) -> tuple[Fee, ...]:
     """Name what the request can be charged for beyond its tokens. A search model searches once for each answer."""
     found = [Fee(tool.type, tool.max_uses) for tool in _server_tools(request)]
-    if bodies.is_given(request.web_search_options) or any(word in model_id for word in _SEARCHES):
+    if bodies.is_given(request.web_search_options) or searches_always(model_id):
         found.append(Fee("web_search", request.n or 1))
-    if not is_vendor:
-        found += [Fee(name, None) for name in _PAID_FIELDS if bodies.is_given(fields.get(name, Raw()))]
-    return tuple(found)
+    return (*found, *([] if is_vendor else paid_elsewhere(fields)))
+
+
+def searches_always(model_id: str) -> bool:
+    """Tell whether a model searches for every answer, by its name."""
+    return any(word in model_id for word in _SEARCHES)
+
+
+def paid_elsewhere(fields: bodies.Fields) -> list[Fee]:
+    """Name the fields by which servers other than the vendor's charge for more than tokens."""
+    return [Fee(name, None) for name in _PAID_FIELDS if bodies.is_given(fields.get(name, Raw()))]
+
+
+def reaches_further(fields: bodies.Fields) -> bool:
+    """Tell whether a field makes such a server read more than the body."""
+    return any(bodies.is_given(fields.get(name, Raw())) for name in (*_PAID_FIELDS, *_BY_REFERENCE))
 
 
 def asks_long_cache(body: bytes) -> bool:

@@ -107,10 +107,9 @@ class Crew:
             return ""
         return "; ".join(sorted({self._process.dispatch.last_error[lane] for lane in lanes}))
 
-    def errors(self) -> tuple[str, ...]:
-        """The newest failure of each lane, for people."""
-        newest = self._process.dispatch.last_error if self._process else {}
-        return tuple(f"{lane}: {error}" for lane, error in newest.items())
+    def errors(self) -> Mapping[str, str]:
+        """The newest failure of each lane in this process, for people."""
+        return self._process.dispatch.last_error if self._process else {}
 
     def _signal(self, signum: signal.Signals) -> None:
         for child in self._children:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
 
+from redis.exceptions import RedisError
+
 from farebox.batch import CHUNK_BYTES, CHUNK_JOBS, Batch
-from farebox.connection import AWAY
+from farebox.connection import passes
 from farebox.errors import InputError, JobConflictError, ServerError
 from farebox.records import Job
 from farebox_worker.files.lines import Line
@@ -98,7 +100,9 @@ class Feed:
         while True:
             try:
                 await self._batch.submit(chunk)
-            except AWAY:
+            except (RedisError, OSError) as error:
+                if not passes(error):
+                    raise
                 await asyncio.sleep(0.25)
             except ServerError:  # full: what is answered makes room, as long as something still is
                 if len(self._outstanding) <= len(chunk):
@@ -113,21 +117,3 @@ class Feed:
             return False
         mean = self._bytes / max(1, self.sent)
         return outstanding >= WINDOW_JOBS or outstanding * mean + size > WINDOW_BYTES
-
-
-async def changed_lines(batch: Batch, lines: Iterable[Line], is_done: Callable[[str], bool]) -> list[Line]:
-    """Find done lines whose job now asks something else, as far as the server remembers what was asked."""
-    changed: list[Line] = []
-    chunk: list[Line] = []
-    for line in lines:
-        if line.job is not None and is_done(batch.job_id(line.job.custom_id)):
-            chunk.append(line)
-        if len(chunk) >= CHUNK_JOBS:
-            changed += await _changed(batch, chunk)
-            chunk = []
-    return changed + (await _changed(batch, chunk) if chunk else [])
-
-
-async def _changed(batch: Batch, chunk: list[Line]) -> list[Line]:
-    differs = await batch.differing([line.job for line in chunk if line.job])
-    return [line for line, is_other in zip(chunk, differs, strict=True) if is_other]

@@ -12,6 +12,7 @@ import time
 from farebox.batch import Batch, Entry
 from farebox.records import Result
 from farebox_worker.files.answers import output_line
+from farebox_worker.files.destination import Copy
 from farebox_worker.files.output import OutputFile
 
 SYNC_S = 1.0
@@ -27,24 +28,25 @@ class Follow:
         batch: what to follow.
         out: where to.
         deletes: acknowledge what is synced, so that Redis holds a window only.
+        copy: copies to stdout what is synced.
 
     Attributes:
         outstanding: jobs that were submitted and have no line yet; `Feed` adds, a written line takes out.
         written: lines this run wrote.
-        lost: results that had expired before they were read.
     """
 
-    def __init__(self, batch: Batch, out: OutputFile, *, deletes: bool = True) -> None:
+    def __init__(self, batch: Batch, out: OutputFile, *, deletes: bool = True, copy: Copy | None = None) -> None:
         self._batch = batch
         self._out = out
         self._deletes = deletes
+        self._copy = copy
         self._after = "0-0"
         self._unsynced: list[Entry] = []
         self._unsynced_lines = 0
         self._synced_s = time.monotonic()
         self.outstanding: set[str] = set()
         self.written = 0
-        self.lost = 0
+        self._gone: set[str] = set()
 
     async def step(self, *, block_ms: int = BLOCK_MS) -> int:
         """Read and write once; return how many results came. Raises: OutputError (nothing is acknowledged then)."""
@@ -62,16 +64,29 @@ class Follow:
         fresh: list[tuple[str, Result]] = []
         for entry in entries:
             fresh += [(job, result) for job, result in entry.results if job not in self._out.done]
-            self.lost += sum(job not in self._out.done for job in entry.gone)
+            self._gone.update(job for job in entry.gone if job not in self._out.done)
+            self._gone.difference_update(job for job, _ in entry.results)
         self.written += self._out.append([output_line(job, result, self._batch.batch_id) for job, result in fresh])
         self.outstanding.difference_update(job for entry in entries for job, _ in entry.results)
         self._unsynced += entries
         self._unsynced_lines += len(fresh)
 
+    async def lost(self) -> int:
+        """Count the results that expired or were deleted before they were read; jobs that were put back still come."""
+        gone = [self._batch.keys.job(job) for job in self._gone]
+        slices = (gone[start : start + 1000] for start in range(0, len(gone), 1000))
+        waiting: int = sum([await self._batch.redis.exists(*some) for some in slices])
+        return len(gone) - waiting
+
     async def sync(self) -> None:
         """Make what was written durable, then acknowledge it."""
-        await asyncio.get_running_loop().run_in_executor(None, self._out.sync)
+        await asyncio.get_running_loop().run_in_executor(None, self._make_durable)
         self._synced_s = time.monotonic()
         if self._deletes:
             await self._batch.acknowledge(self._unsynced)
         self._unsynced, self._unsynced_lines = [], 0
+
+    def _make_durable(self) -> None:
+        self._out.sync()
+        if self._copy:
+            self._copy.catch_up(self._out.synced_length)

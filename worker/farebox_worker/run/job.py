@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shlex
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
+from redis.exceptions import RedisError
+
 from farebox.batch import Batch, Progress
-from farebox.connection import AWAY
+from farebox.connection import AWAY, passes
 from farebox.errors import FareboxError, ServerError
 from farebox.ledger import Limit, Scope, parts_of_limit
 from farebox_worker.bus.pause import read_pauses
@@ -22,10 +25,12 @@ from farebox_worker.run.crew import Crew
 from farebox_worker.run.feed import Feed
 from farebox_worker.run.follow import Follow
 from farebox_worker.run.forecast import Cost, Prospect, look_ahead
-from farebox_worker.run.screen import Screen, Sight
+from farebox_worker.run.screen import Screen
+from farebox_worker.run.sight import LaneSight, Sight, counts_of, look_at_lanes
 from farebox_worker.settings import RetentionSettings
 
 LOOK_EVERY_S = 0.25
+LANES_EVERY_S = 1.0
 UNREACHABLE_S = 30.0  # for so long a run whose calls find no server waits for the first answer
 STILL_S = 0.6  # nothing may have moved for so long before a run believes that nothing can
 
@@ -80,6 +85,7 @@ class MainJob:
         prospect: knows what is to be asked, and guesses what it will cost.
         most_failures: stop when so many jobs of this run failed; None never stops.
         flags: what leads another command to the same server, for people to copy.
+        further: by lane, those its jobs may move on to.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of a run, each from a room of its own
@@ -97,6 +103,7 @@ class MainJob:
         prospect: Prospect,
         most_failures: int | None = None,
         flags: str = "",
+        further: Mapping[str, Collection[str]] | None = None,
     ) -> None:
         self._batch = batch
         self._out = out
@@ -109,9 +116,12 @@ class MainJob:
         self._prospect = prospect
         self._most_failures = most_failures
         self._flags = flags
+        self._further = further or {}
         self._signals = 0
         self._is_stopping = self._is_sealed = False
         self._moved = self._looked = time.monotonic()
+        self._lanes: tuple[LaneSight, ...] = ()
+        self._saw_lanes = -LANES_EVERY_S
         self._failed_before = out.tally.outcomes["failed"]
         self._outage = Outage()
         self._ending = Ending(total, out.tally, batch.batch_id)
@@ -174,7 +184,9 @@ class MainJob:
             try:
                 if await self._step(feeding):
                     return
-            except AWAY as error:
+            except (RedisError, OSError) as error:
+                if not passes(error):
+                    raise
                 if self._crew.is_over:  # else the crew has said so
                     self._outage.begin(error)
                 await self._revive()
@@ -206,7 +218,11 @@ class MainJob:
             ending.is_interrupted = True
             return True
         if self._most_failures is not None and failed >= self._most_failures:
-            ending.reason = f"stopped after {failed} failed jobs (--max-failures)"
+            ending.reason = (
+                f"{'1 job' if failed == 1 else f'{failed:,} jobs'} failed in this run, and --max-failures ends it at "
+                f"{self._most_failures:,}; to ask them again too, "
+                f"first `farebox retry {shlex.quote(os.path.relpath(self._out.path))}{self._flags}`"
+            )
             return True
         return False
 
@@ -220,13 +236,17 @@ class MainJob:
         progress = await self._batch.progress()
         self._note(progress)
         total, tally, written = self._ending.total, self._ending.tally, self._follow.written
-        notes, outlook = self._crew.errors()[-3:], None
-        if waiting and not running:
-            notes += await self._paused()
+        notes, outlook = await self._paused() if waiting and not running else (), None
         if tally.outcomes["succeeded"]:
             limits = await self._batch.ledger.limits(self._prospect.scopes)
             outlook = look_ahead(self._prospect.left(tally), self._done, progress.scope, *limits)
-        self._screen.show(Sight(self._done, written, total, running, parked, progress.scope, tally, notes, outlook))
+        await self._look_at_lanes()
+        counts = counts_of(self._done, tally)
+        self._screen.show(
+            Sight(
+                counts, total, running, waiting, parked, progress.scope, notes=notes, outlook=outlook, lanes=self._lanes
+            )
+        )
         if waiting + running and not written and not self._signals:
             lanes = await self._batch.lanes()
             if self._crew.unreachable(lanes, for_s=UNREACHABLE_S):
@@ -239,13 +259,23 @@ class MainJob:
         if parked and not waiting:
             return await self._is_parked()
         if waiting:
-            self._ending.reason = self._crew.why_unserved(await self._batch.lanes())
-        elif not parked and self._follow.outstanding:
+            lanes = await self._batch.lanes()
+            further = {one for lane in lanes for one in self._further.get(lane, ())}  # there its jobs move in a moment
+            self._ending.reason = self._crew.why_unserved(lanes | further) or await self._why_none_goes_on(lanes)
+        elif not parked and self._follow.outstanding and not await self._follow.step(block_ms=1):
+            # nothing came since either: all that ran may have ended between the last step and this look
             self._ending.reason = (
                 f"{len(self._follow.outstanding)} lines were answered before, but their answers are gone from "
                 f"{self._out.path.name}; start again with another -o"
             )
         return bool(self._ending.reason)
+
+    async def _look_at_lanes(self) -> None:
+        """See the lanes of the batch, once a second."""
+        if time.monotonic() - self._saw_lanes >= LANES_EVERY_S:
+            batch, errors = self._batch, self._crew.errors()
+            self._lanes = await look_at_lanes(batch.redis, batch.keys, await batch.lanes(), errors=errors)
+            self._saw_lanes = time.monotonic()
 
     async def _paused(self) -> tuple[str, ...]:
         """Which lanes wait for somebody to resume them, for people."""
@@ -256,6 +286,25 @@ class MainJob:
             for lane, pause in pauses.items()
             if not pause.ends_by_itself
         )
+
+    async def _why_none_goes_on(self, lanes: set[str]) -> str:
+        """Say so when every lane was paused for what its provider did until somebody looks at it.
+
+        An operator's pause is waited out, and so is what may still move to another lane.
+        """
+        redis, keys = self._batch.redis, self._batch.keys
+        pauses = await read_pauses(redis, keys, sorted(lanes))
+        if not lanes or len(pauses) < len(lanes):
+            return ""
+        if any(pause.ends_by_itself or pause.by == "operator" for pause in pauses.values()):
+            return ""
+        flows = await redis.smembers(keys.flows(self._batch.batch_id))  # type: ignore[misc]
+        for may_move in (keys.movable, keys.spread):
+            if flows & await redis.smembers(may_move):  # type: ignore[misc]
+                return ""
+        if len(lanes) > 1:
+            return "nothing goes on until one of its lanes is resumed"
+        return "nothing goes on until its lane is resumed"
 
     async def _is_parked(self) -> bool:
         """Everything waits for money. It is over when no call elsewhere can still give some back."""

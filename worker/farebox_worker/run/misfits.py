@@ -22,6 +22,7 @@ class NeverFitsError(InputError):
 class _Caps(msgspec.Struct):
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
+    max_output_tokens: int | None = None
     n: int | None = None
 
 
@@ -53,7 +54,7 @@ class Misfits:
             self.hopeless += 1
             return
         self._shrinkable += 1
-        self._own_caps += max(caps.max_tokens or 0, caps.max_completion_tokens or 0) > 0
+        self._own_caps += any((caps.max_tokens, caps.max_completion_tokens, caps.max_output_tokens))
         self.cap = fits if self.cap is None else min(self.cap, fits)
 
     def advice(self) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 
 import msgspec
 
-from farebox.batch import Batch
+from farebox.batch import CHUNK_JOBS, Batch
 from farebox.errors import InputError
 from farebox.ledger import GLOBAL
 from farebox.money import dollars_from_nusd
@@ -19,7 +20,6 @@ from farebox_worker.files import sidecar as sidecars
 from farebox_worker.files.lines import Line
 from farebox_worker.files.output import OutputFile
 from farebox_worker.files.sidecar import Sidecar, sidecar_path
-from farebox_worker.run.feed import changed_lines
 from farebox_worker.run.screen import Screen
 from farebox_worker.session import Session
 
@@ -77,37 +77,43 @@ async def settle_in(session: Session, batch: Batch, out: OutputFile, place: Side
     sidecars.write(sidecar_path(out.path), place)
 
 
-async def leave_out(batch: Batch, lines: Iterable[Line], screen: Screen) -> None:
-    """Withdraw what an earlier run submitted and this one does not ask: lines taken out, or beyond --first."""
-    flows = [flow.decode() for flow in await batch.redis.smembers(batch.keys.flows(batch.batch_id))]  # type: ignore[misc]
-    waiting = {flow: {job.decode() for job in await batch.redis.zrange(flow, 0, -1)} for flow in flows}
-    if not any(waiting.values()):
-        return
-    asked = (batch.job_id(line.job.custom_id) for line in lines if line.job)
-    for job_id in asked:
-        for jobs in waiting.values():
-            jobs.discard(job_id)
-    withdrawn = [await withdraw(batch.tongue, flow, sorted(jobs)) for flow, jobs in waiting.items()]
-    if sum(withdrawn):
-        screen.say(f"{sum(withdrawn):,} jobs of an earlier run were still waiting and are not asked now: withdrawn")
+async def reconcile(batch: Batch, out: OutputFile, lines: Iterable[Line], screen: Screen, *, is_redo: bool) -> None:
+    """Lay the lines beside what earlier runs left, in one pass.
 
-
-async def handle_changed(
-    batch: Batch, out: OutputFile, lines: Iterable[Line], screen: Screen, *, is_redo: bool
-) -> None:
-    """Refuse lines that changed since they were answered; with `is_redo` ask them again.
+    What they submitted and this run does not ask so is withdrawn: lines taken out, changed, beyond --first. Lines that
+    changed since they were answered are refused; with `is_redo` they are asked again.
 
     Raises: InputError naming the lines.
     """
-    changed = await changed_lines(batch, lines, out.done.contains) if out.lines else []
+    flows = [flow.decode() for flow in await batch.redis.smembers(batch.keys.flows(batch.batch_id))]  # type: ignore[misc]
+    waiting = {flow: {job.decode() for job in await batch.redis.zrange(flow, 0, -1)} for flow in flows}
+    unwanted = set[str]().union(*waiting.values())
+    if not unwanted and not out.lines:
+        return
+    changed: list[Line] = []
+    known = ((job_id, line) for job_id, line in _named(batch, lines) if job_id in unwanted or job_id in out.done)
+    while some := list(islice(known, CHUNK_JOBS)):
+        differs = await batch.differing([line.job for _, line in some if line.job])
+        for (job_id, line), is_other in zip(some, differs, strict=True):
+            if not is_other:
+                unwanted.discard(job_id)
+            elif job_id in out.done:
+                changed.append(line)
     if changed and not is_redo:
-        numbers = ", ".join(str(line.number) for line in changed[:10]) + (" …" if len(changed) > 10 else "")
+        numbers = list(dict.fromkeys(str(line.number) for line in changed))
         raise InputError(
-            f"line {numbers} changed since it was answered: --redo asks changed lines again (and pays for them), "
-            "or restore the line."
+            f"line {', '.join(numbers[:10])}{' …' if numbers[10:] else ''} changed since it was answered: --redo asks "
+            "changed lines again (and pays for them), or restore the line."
         )
+    withdrawn = [await withdraw(batch.tongue, flow, sorted(jobs & unwanted)) for flow, jobs in waiting.items()]
+    if sum(withdrawn):
+        screen.say(f"{sum(withdrawn):,} jobs of an earlier run were still waiting and are not asked so now: withdrawn")
     if changed:
         jobs = [line.job for line in changed if line.job]
         out.rewrite_without([batch.job_id(job.custom_id) for job in jobs])
         await batch.forget(jobs)
         screen.say(f"{len(jobs)} lines changed since they were answered: they are asked again")
+
+
+def _named(batch: Batch, lines: Iterable[Line]) -> Iterator[tuple[str, Line]]:
+    return ((batch.job_id(line.job.custom_id), line) for line in lines if line.job)

@@ -25,7 +25,8 @@ _SORRY = b"\"I'm sorry, but I can't help with that request.\""
 class Ask:
     """What a completion request wants, whichever vendor's wire it came on.
 
-    `cap` bounds the output tokens of each of `n` choices; `schema` is a JSON schema, {} for any JSON object.
+    `cap` bounds the output tokens of each of `n` choices, of which an embedding has none; `schema` is a JSON schema, {}
+    for any JSON object.
     """
 
     model: str

@@ -52,6 +52,7 @@ _ERRORS = {
     ),
     "too_many_in_flight": (529, "overloaded_error", "Overloaded"),
     "rate_limited": (429, "rate_limit_error", "This request would exceed your rate limit. {detail}"),
+    "above_limit": (429, "rate_limit_error", "This request is larger than your rate limit of tokens. {detail}"),
     "429": (429, "rate_limit_error", "This request would exceed your rate limit. {detail}"),
     "500": (500, "api_error", "Internal server error"),
     "overloaded": (529, "overloaded_error", "Overloaded"),
@@ -62,10 +63,10 @@ _HEADERS: CIMultiDict[str] = CIMultiDict(
         "content-type": "application/json",
         "server": "farebox-simulate",
         "anthropic-organization-id": "00000000-0000-0000-0000-000000000000",
-        "anthropic-ratelimit-requests-limit": "30000",
-        "anthropic-ratelimit-requests-remaining": "29999",
-        "anthropic-ratelimit-tokens-limit": "150000000",
-        "anthropic-ratelimit-tokens-remaining": "150000000",
+        "anthropic-ratelimit-requests-limit": "30000000",
+        "anthropic-ratelimit-requests-remaining": "29999999",
+        "anthropic-ratelimit-tokens-limit": "150000000000",
+        "anthropic-ratelimit-tokens-remaining": "150000000000",
     }
 )
 _BODY = (

@@ -93,4 +93,5 @@ command = click.Command(
         ),
     ],
     help="Run a local OpenAI- and Anthropic-compatible server with its own bill, to rehearse with no money.",
+    epilog="\b\nfarebox simulate --port 8900\nfarebox simulate --latency-ms 800 --rpm 600 --share-500 0.02",
 )

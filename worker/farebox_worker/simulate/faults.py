@@ -7,6 +7,8 @@ from farebox_worker.simulate.options import Options
 
 NOT_BILLED = frozenset({"429", "500", "overloaded", "flex_full"})
 """Fates that end with the vendor's own error before a token is made. Every other fate is billed."""
+SPOKEN = frozenset({"refused", "filtered", "tool_call"})
+"""Fates that only an answer in words can have: a vector is answered."""
 
 _SPAN = 1 << 64
 _STEP = 0x9E3779B97F4A7C15  # the golden ratio in 64 bits: its multiples spread evenly

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from farebox_worker.simulate.options import Options
 
-_UNLIMITED_RPM = 30_000
-_UNLIMITED_TPM = 150_000_000
+_UNLIMITED_RPM = 30_000_000
+_UNLIMITED_TPM = 150_000_000_000
 
 
 @dataclass
@@ -74,12 +74,14 @@ class Gate:
         `in_flight` counts this request too.
 
         Raises:
-            Refused: `account_empty`, `too_many_in_flight` or `rate_limited`.
+            Refused: `account_empty`, `too_many_in_flight`, `rate_limited`, or `above_limit` when waiting cannot help.
         """
         if self._account_pusd is not None and spent_pusd >= self._account_pusd:
             raise Refused("account_empty")
         if self._concurrency and in_flight > self._concurrency:
             raise Refused("too_many_in_flight", f"Limit {self._concurrency} in flight.", self._retry_after_s)
+        if self.tokens.limited and tokens > self.tokens.size:
+            raise Refused("above_limit", f"Limit {self.tokens.size}, Requested {tokens}.")
         if wait_s := self.requests.wait_s(1):
             raise Refused("rate_limited", f"Limit {self.requests.size} requests per min.", wait_s)
         if wait_s := self.tokens.wait_s(tokens):

@@ -59,6 +59,7 @@ _ERRORS = {
     ),
     "too_many_in_flight": (429, "requests", "rate_limit_exceeded", "Too many concurrent requests. {detail}"),
     "rate_limited": (429, "requests", "rate_limit_exceeded", "Rate limit reached. {detail}"),
+    "above_limit": (429, "tokens", "rate_limit_exceeded", "Request too large on tokens per min (TPM): {detail}"),
     "429": (429, "requests", "rate_limit_exceeded", "Rate limit reached. {detail}"),
     "flex_full": (429, "requests", "resource_unavailable", "Flex has no capacity right now. {detail}"),
     "500": (500, "server_error", None, "The server had an error while processing your request. Sorry about that!"),
@@ -72,10 +73,10 @@ _HEADERS: CIMultiDict[str] = CIMultiDict(
         "openai-organization": "farebox-simulate",
         "openai-processing-ms": "1",
         "openai-version": "2020-10-01",
-        "x-ratelimit-limit-requests": "30000",
-        "x-ratelimit-limit-tokens": "150000000",
-        "x-ratelimit-remaining-requests": "29999",
-        "x-ratelimit-remaining-tokens": "149999000",
+        "x-ratelimit-limit-requests": "30000000",
+        "x-ratelimit-limit-tokens": "150000000000",
+        "x-ratelimit-remaining-requests": "29999999",
+        "x-ratelimit-remaining-tokens": "149999999000",
         "x-ratelimit-reset-requests": "2ms",
         "x-ratelimit-reset-tokens": "0s",
     }
@@ -146,11 +147,11 @@ class OpenAIWire:
             ]
         )
         usage = _usage(ask, choices)
-        return _BODY % (token, int(time.time()), quoted(ask.model), shown, usage, _tier(ask))
+        return _BODY % (token, int(time.time()), quoted(ask.model), shown, usage, tier_shown(ask))
 
     def events(self, ask: Ask, choices: list[Choice], token: bytes) -> list[bytes]:
         """Return `chat.completion.chunk`s, the usage in a last one if it was asked for."""
-        head, tail = (token, int(time.time()), quoted(ask.model)), _tier(ask)
+        head, tail = (token, int(time.time()), quoted(ask.model)), tier_shown(ask)
         blank = b',"usage":null' if ask.stream_usage else b""
         deltas = [delta for number, choice in enumerate(choices) for delta in _deltas(number, choice, token)]
         events = [_CHUNK % (*head, delta, blank, tail) for delta in deltas]
@@ -211,7 +212,7 @@ def _usage(ask: Ask, choices: list[Choice]) -> bytes:
     return _USAGE % (ask.input_tokens, output_tokens, ask.input_tokens + output_tokens)
 
 
-def _tier(ask: Ask) -> bytes:
+def tier_shown(ask: Ask) -> bytes:
     """Return the tier served; like OpenAI, only when one was asked for."""
     if ask.service_tier is None:
         return b""

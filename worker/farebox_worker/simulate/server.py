@@ -14,17 +14,23 @@ from multidict import CIMultiDict
 from farebox_worker.simulate.answers import Ask, Choice, compose
 from farebox_worker.simulate.anthropic_wire import AnthropicWire
 from farebox_worker.simulate.bill import Bill
-from farebox_worker.simulate.faults import NOT_BILLED, Fates, Luck
+from farebox_worker.simulate.embeddings_wire import EmbeddingsWire
+from farebox_worker.simulate.faults import NOT_BILLED, SPOKEN, Fates, Luck
 from farebox_worker.simulate.limits import Gate, Refused
 from farebox_worker.simulate.openai_wire import OpenAIWire
 from farebox_worker.simulate.options import Options
+from farebox_worker.simulate.responses_wire import ResponsesWire
 from farebox_worker.simulate.wire import Wire, bearer, masked
 
-_OPENAI, _ANTHROPIC = OpenAIWire(), AnthropicWire()
+_OPENAI, _ANTHROPIC, _RESPONSES, _EMBEDDINGS = OpenAIWire(), AnthropicWire(), ResponsesWire(), EmbeddingsWire()
 _COMPLETIONS: dict[str, Wire] = {
     "/v1/chat/completions": _OPENAI,
     "/chat/completions": _OPENAI,
     "/v1/messages": _ANTHROPIC,
+    "/v1/responses": _RESPONSES,
+    "/responses": _RESPONSES,
+    "/v1/embeddings": _EMBEDDINGS,
+    "/embeddings": _EMBEDDINGS,
 }
 _LARGEST_BODY = 64 * 1024 * 1024
 _HANG_S = 3600.0
@@ -135,6 +141,8 @@ class Simulator:
             fate = "flex_full" if ask.service_tier == "flex_full" else fate
         if fate in NOT_BILLED:
             raise Refused(fate, retry_after_s=self.options.retry_after_s if fate == "429" else 0.0)
+        if not ask.n and fate in SPOKEN:
+            fate = "answered"
         choices = compose(ask, fate, luck, self.options.output_tokens)
         self._charge(ask, key, choices, fate)
         if delay_s := luck.delay_s(self.options.latency_ms, self.options.latency_jitter_ms):
@@ -184,7 +192,7 @@ class Simulator:
         headers = call.wire.headers(self._gate, call.id)
         if refused.retry_after_s:
             headers["retry-after"] = str(math.ceil(refused.retry_after_s))
-            if call.wire is _OPENAI:
+            if isinstance(call.wire, OpenAIWire):
                 headers["retry-after-ms"] = str(math.ceil(refused.retry_after_s * 1000))
         return web.Response(status=status, body=body, headers=headers)
 

@@ -1,0 +1,132 @@
+"""Reuse: a job that asks what another one asked before gets the answer that one had, at no cost.
+
+It binds only jobs that ask for it, in one namespace. The first of them that is submitted is sent, and leaves word
+under the digest of what it asked; once it has succeeded, those that come later are finished with its answer, as long
+as its result is kept. Two that are submitted before either has ended are both sent. Nothing here moves money.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal
+
+import msgspec
+from redis.asyncio import Redis
+
+from farebox.batch import CHUNK_BYTES, CHUNK_JOBS, Batch, Entry, Submitted
+from farebox.keys import check_lane, check_tag, lane_of
+from farebox.records import FUNCTION, Job, ResultEnvelope, body_digest, content_digest, decode_result, encode_result
+from farebox.scripts import REUSE, Argument
+
+Reuse = Literal["content"]
+KEPT_MS = 7 * 86_400_000  # of results, where the batch has not said how long, and of the word where one is
+
+
+class ReusingBatch(Batch):
+    """A batch whose jobs take the answers of identical ones, and leave theirs to those that come after."""
+
+    async def submit(self, jobs: Iterable[Job], *, priority: int = 0, not_before_ms: int = 0) -> Submitted:
+        """Finish the jobs whose answer is known, and put the others into their lanes; see `Batch.submit`."""
+        done = Submitted(0, 0)
+        for chunk in _chunks(jobs):
+            found, is_awaited = await self._look_up(chunk)
+            done += await self._finish([(job, found[n]) for n, job in enumerate(chunk) if n in found], priority)
+            rest = [job for n, job in enumerate(chunk) if n not in found]
+            if not rest:
+                continue
+            done += await super().submit(rest, priority=priority, not_before_ms=not_before_ms)
+            await self._leave_word([job for n, job in enumerate(chunk) if n not in found and n not in is_awaited])
+        return done
+
+    async def acknowledge(self, entries: Sequence[Entry]) -> None:
+        """Delete entries that were read and kept safe; their results stay until they expire, to be reused."""
+        if entries:
+            await self.redis.xdel(self.keys.results(self.batch_id), *(entry.entry_id for entry in entries))
+
+    async def _look_up(self, jobs: Sequence[Job]) -> tuple[dict[int, ResultEnvelope], set[int]]:
+        """By the jobs' places: the answers that are known, and who is identical to one that is still unfinished."""
+        words = await self.redis.mget([self._word(job) for job in jobs])
+        ids = {n: word.decode() for n, word in enumerate(words) if word is not None}
+        if not ids:
+            return {}, set()
+        async with self.redis.pipeline(transaction=False) as pipe:
+            for identity in ids.values():
+                pipe.get(self.keys.result(identity))
+                pipe.exists(self.keys.job(identity))
+            answers: list[Any] = await pipe.execute()
+        found = {}
+        for n, payload in zip(ids, answers[::2], strict=True):
+            envelope = decode_result(payload) if payload is not None else None
+            if envelope and envelope.r.outcome == "succeeded" and envelope.r.model_ref == jobs[n].model_ref:
+                found[n] = envelope
+        return found, {n for n, is_unfinished in zip(ids, answers[1::2], strict=True) if is_unfinished}
+
+    async def _finish(self, hits: Sequence[tuple[Job, ResultEnvelope]], priority: int) -> Submitted:
+        kept = await self.redis.hget(self.keys.batch(self.batch_id), "results_ttl") if hits else None  # type: ignore[misc]
+        kept_ms = int(kept) if kept else KEPT_MS
+        done, arguments, size = Submitted(0, 0), list[Argument](), 0
+        for job, envelope in hits:
+            result = self._copy(job, envelope, priority)
+            arguments += (self.job_id(job.custom_id), body_digest(job), envelope.r.finish, result)
+            size += len(result)
+            if size >= CHUNK_BYTES:
+                done += await self._say(kept_ms, arguments)
+                arguments, size = [], 0
+        return done + await self._say(kept_ms, arguments) if arguments else done
+
+    async def _say(self, kept_ms: int, arguments: Sequence[Argument]) -> Submitted:
+        answer = await self.tongue.say(REUSE, self.batch_id, kept_ms, *arguments)
+        return Submitted(int(answer[1]), len(answer) - 2, int(answer[1]))
+
+    def _copy(self, job: Job, envelope: ResultEnvelope, priority: int) -> bytes:
+        """Write the answer as that of another job, which cost nothing; `saved_nusd` is what the first one cost."""
+        now_ms = int(time.time() * 1000)
+        was = envelope.r
+        result = msgspec.structs.replace(
+            was,
+            custom_id=job.custom_id,
+            attempts=0,
+            cost_nusd=0,
+            unconfirmed_nusd=0,
+            latency_ms=0,
+            saved_nusd=was.saved_nusd if was.reused_from else was.cost_nusd,
+            reused_from=was.reused_from or envelope.id,
+        )
+        flow = self.keys.flow(priority, self.batch_id, check_lane(lane_of(job.model_ref, job.tier)))
+        identity = self.job_id(job.custom_id)
+        return encode_result(
+            ResultEnvelope(
+                t=0, f=FUNCTION, a=(), k={}, et=now_ms, s=True, r=result, st=now_ms, ft=now_ms, q=flow, id=identity
+            )
+        )
+
+    async def _leave_word(self, jobs: Sequence[Job]) -> None:
+        """Let identical jobs find these. What was said before is of no use: that job has no answer to give."""
+        async with self.redis.pipeline(transaction=False) as pipe:
+            for job in jobs:
+                pipe.set(self._word(job), self.job_id(job.custom_id), px=KEPT_MS)
+            await pipe.execute()
+
+    def _word(self, job: Job) -> str:
+        return self.keys.content(content_digest(job))
+
+
+def batch_of(redis: Redis, batch_id: str, *, namespace: str = "farebox", reuse: Reuse | None = None) -> Batch:
+    """A batch on one server, one that reuses answers when that is asked for. Raises: InputError."""
+    made = Batch if reuse is None else ReusingBatch
+    return made(redis, batch_id, namespace=namespace)
+
+
+def _chunks(jobs: Iterable[Job]) -> Iterator[list[Job]]:
+    chunk, size = list[Job](), 0
+    for job in jobs:
+        for tag in job.tags:
+            check_tag(tag)
+        chunk.append(job)
+        size += len(job.body)
+        if len(chunk) >= CHUNK_JOBS or size >= CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk

@@ -1,0 +1,233 @@
+"""Whatever a server answers instead of an answer: nothing is sent meanwhile, nothing is lost, and it is said once."""
+
+import asyncio
+import contextlib
+import logging
+import shutil
+import tempfile
+import threading
+from pathlib import Path
+
+import pytest
+from redis import Redis as SyncRedis
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from tests.conftest import server_binary
+from tests.proxy import Proxy
+from tests.test_process import COST, Stage, until
+
+from farebox.connection import PASSING, check_server, connect, passes, word_of
+from farebox.errors import ServerAwayError, ServerError
+from farebox_worker.embedded import start_server
+from farebox_worker.outage import Outage
+
+pytestmark = [pytest.mark.server, pytest.mark.skipif(not server_binary(), reason="no server to trouble")]
+
+
+class Trouble:
+    """A server of our own, that can be troubled, behind a proxy."""
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        (self.folder / "data").mkdir()
+        self.server = start_server(self.folder / "data", extra=["--enable-protected-configs", "yes"])
+        self.proxy = Proxy(self.server.address, self.folder / "bus")
+        self.admin = SyncRedis(unix_socket_path=str(self.server.address))
+        self.url = self.proxy.url
+
+    def close(self):
+        self.admin.close()
+        self.proxy.close()
+        self.server.kill()
+
+    def settings(self, **values):
+        for name, value in values.items():
+            self.admin.config_set(name.replace("_", "-"), value)
+
+    @contextlib.contextmanager
+    def busy(self):
+        """A long script runs."""
+        self.settings(busy_reply_threshold=20)
+
+        def spin():
+            with contextlib.suppress(RedisError), SyncRedis(unix_socket_path=str(self.server.address)) as client:
+                client.eval("while true do end", 0)
+
+        spinning = threading.Thread(target=spin)
+        spinning.start()
+        yield
+        with contextlib.suppress(ResponseError):
+            self.admin.script_kill()
+        spinning.join()
+
+    @contextlib.contextmanager
+    def readonly(self):
+        """It was demoted."""
+        self.admin.replicaof("127.0.0.1", 1)
+        yield
+        self.admin.replicaof("NO", "ONE")
+
+    @contextlib.contextmanager
+    def masterdown(self):
+        """It was demoted, and shows nothing that may be stale."""
+        self.settings(replica_serve_stale_data="no")
+        with self.readonly():
+            yield
+        self.settings(replica_serve_stale_data="yes")
+
+    @contextlib.contextmanager
+    def oom(self):
+        """It is full."""
+        self.settings(maxmemory=1)
+        yield
+        self.settings(maxmemory=0)
+
+    @contextlib.contextmanager
+    def noreplicas(self):
+        """Its replicas are gone."""
+        self.settings(min_replicas_to_write=1)
+        yield
+        self.settings(min_replicas_to_write=0)
+
+    @contextlib.contextmanager
+    def misconf(self):
+        """Its disk is full: a snapshot could not be written."""
+        gone = self.folder / "gone"
+        gone.mkdir()
+        self.settings(dir=str(gone), save="3600 1")
+        shutil.rmtree(gone)
+        with contextlib.suppress(ResponseError):
+            self.admin.bgsave()
+        for _ in range(200):
+            if self.admin.info("persistence")["rdb_last_bgsave_status"] == "err":
+                break
+            threading.Event().wait(0.02)
+        yield
+        self.settings(save="", dir=str(self.folder / "data"))
+
+    @contextlib.contextmanager
+    def noauth(self):
+        """It came back with a password."""
+        self.settings(requirepass="other")
+        self.admin.auth("other")
+        self.admin.client_kill_filter(_type="normal", skipme=True)
+        yield
+        self.settings(requirepass="")
+
+    def answering(self, error):
+        @contextlib.contextmanager
+        def act():
+            self.proxy.be(error)
+            yield
+            self.proxy.be("pass")
+
+        return act()
+
+    @contextlib.contextmanager
+    def cut(self):
+        """Connections break, and new ones too."""
+        self.proxy.be("reset")
+        yield
+        self.proxy.be("pass")
+
+
+TROUBLES = {
+    "BUSY": Trouble.busy,
+    "READONLY": Trouble.readonly,
+    "MASTERDOWN": Trouble.masterdown,
+    "OOM": Trouble.oom,
+    "NOREPLICAS": Trouble.noreplicas,
+    "MISCONF": Trouble.misconf,
+    "LOADING": lambda trouble: trouble.answering("LOADING Redis is loading the dataset in memory"),
+    "CLUSTERDOWN": lambda trouble: trouble.answering("CLUSTERDOWN The cluster is down"),
+    "TRYAGAIN": lambda trouble: trouble.answering("TRYAGAIN Multiple keys request during rehashing of slot"),
+    "away": Trouble.cut,
+}
+
+
+@pytest.fixture
+def trouble():
+    with tempfile.TemporaryDirectory(prefix="fbo") as folder:
+        trouble = Trouble(folder)
+        yield trouble
+        trouble.close()
+
+
+def test_every_word_that_passes_is_played():
+    assert set(TROUBLES) - {"away"} == set(PASSING)
+
+
+@pytest.mark.parametrize("word", [*TROUBLES, "NOAUTH"])
+async def test_a_worker_waits_sends_nothing_settles_what_it_holds_and_says_it_once(word, trouble, caplog):
+    caplog.set_level(logging.WARNING, "farebox_worker")
+    stage = Stage(trouble.url)
+    await stage.begin(40)
+    gate = asyncio.Event()
+
+    async def act(number):
+        if number > 8:
+            await gate.wait()
+
+    stage.provider.act = act
+    play = TROUBLES.get(word, Trouble.noauth)
+    async with stage.process(concurrency=4, lease_s=3.0) as process:
+        await until(lambda: len(stage.provider.posted) == 12)
+        await until(lambda: process.dispatch.settler.pending == 0)
+        with play(trouble):
+            await until(lambda: process._outage.is_on, 15)
+            gate.set()
+            await asyncio.sleep(1.0)
+            assert len(stage.provider.posted) == 12, "nothing is sent"
+            assert process.dispatch.settler.pending == 4, "what ended is kept"
+            assert not process.task.done()
+            with pytest.raises(ServerError) as refused:
+                await check(trouble, word)
+            assert isinstance(refused.value, ServerAwayError) == (word != "NOAUTH")
+        await stage.finished(40, 20)
+        assert not process._outage.is_on
+    told = [line.event for line in caplog.records]
+    assert told.count("redis_away") == told.count("redis_back") == 1, caplog.text
+    if word not in {"away", "NOAUTH"}:
+        assert f"Redis answers {word}" in caplog.text
+    assert await stage.money() == (40 * COST, 0, 0)
+    assert len(stage.provider.posted) == 40
+    await stage.batch.redis.aclose(close_connection_pool=True)
+
+
+async def check(trouble, word):
+    """What a process that starts now meets. A server that is a replica, or cannot write, still answers INFO."""
+    if word in {"READONLY", "OOM", "NOREPLICAS", "MISCONF"}:
+        raise ServerAwayError(word)
+    redis = connect(trouble.url)
+    try:
+        await check_server(redis, url=trouble.url)
+    finally:
+        await redis.aclose(close_connection_pool=True)
+
+
+@pytest.mark.parametrize(
+    ("error", "word"),
+    [
+        (ResponseError("OOM command not allowed when used memory > 'maxmemory'."), "OOM"),
+        (ResponseError("Error running script (call to f_1): @user_script:3: -OOM command not allowed"), "OOM"),
+        (ResponseError("Error running script (call to f_1): @user_script:3: -READONLY You can't write"), "READONLY"),
+        (ResponseError("BUSY Redis is busy running a script."), "BUSY"),
+        (ResponseError("WRONGTYPE Operation against a key, by a BUSY man"), ""),
+        (AuthenticationError("WRONGPASS"), ""),
+    ],
+)
+def test_the_word_of_a_refusal_is_found(error, word):
+    assert word_of(error) == word
+    assert passes(error) == bool(word)
+
+
+async def test_a_refusal_of_one_verb_alone_is_no_outage_and_is_told_once(caplog):
+    outage, tries = Outage(), []
+
+    async def verb():
+        tries.append(1)
+        if len(tries) < 4:
+            raise ResponseError("WRONGTYPE Operation against a key")
+        return "done"
+
+    assert await outage.insist(verb) == "done"
+    assert (outage.times, [line.event for line in caplog.records]) == (0, ["verb_refused"])

@@ -1,0 +1,90 @@
+"""expire: fail jobs whose deadline passed while they waited, be they parked, paused or due later."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+
+from farebox.fallback import lanes_of
+from farebox.keys import Keys
+from farebox.records import FUNCTION, VERSION, JobEnvelope, Result, ResultEnvelope, decode_job, encode_result
+from farebox.scripts import Tongue
+from farebox_worker.bus.settle import Settlement, settle
+
+SLICE = 256
+RUNNING_MS = 5_000  # after so long whoever runs at its deadline is looked at again: it may be waiting once more
+
+
+async def expire(tongue: Tongue, *, results_ttl_ms: int) -> int:
+    """Fail up to a slice of waiting jobs whose deadline has passed, by the server's clock; return how many.
+
+    Jobs in flight are left to their workers. Only jobs that have a deadline cost anything here.
+    Raises: LedgerError; redis errors pass through.
+    """
+    redis, keys = tongue.redis, tongue.keys
+    seconds, micros = await redis.time()
+    now_ms = seconds * 1000 + micros // 1000
+    due = await redis.zrange(keys.deadlines, 0, now_ms, byscore=True, offset=0, num=SLICE)
+    if not due:
+        return 0
+    batch_ids, _, ids = zip(*(member.decode(errors="replace").partition("\t") for member in due), strict=True)
+    payloads = await redis.mget([keys.job(identity) for identity in ids])
+    running = await redis.mget([keys.in_progress(identity) for identity in ids])
+    group: list[Settlement] = []
+    gone, later = list[bytes](), dict[bytes, int]()
+    for member, batch_id, identity, payload, busy in zip(due, batch_ids, ids, payloads, running, strict=True):
+        envelope = _decoded(payload)
+        deadline_ms = envelope.a[0].deadline_ms if envelope else 0
+        if envelope is None or not deadline_ms:  # it has ended, or was put back without one
+            gone.append(member)
+        elif deadline_ms > now_ms:  # it was submitted again with another one: what it was first submitted with holds
+            later[member] = deadline_ms
+        elif busy is None and (flow := await _find_flow(tongue, batch_id, identity, envelope)):
+            gone.append(member)
+            group.append(_expired(identity, flow, envelope))
+        else:
+            later[member] = now_ms + RUNNING_MS
+    words = await settle(tongue, group, results_ttl_ms=results_ttl_ms) if group else []
+    async with redis.pipeline(transaction=True) as pipe:
+        if later:
+            pipe.zadd(keys.deadlines, later, xx=True)
+        if gone:
+            pipe.zrem(keys.deadlines, *gone)
+        await pipe.execute()
+    return words.count("done")
+
+
+def _decoded(payload: bytes | None) -> JobEnvelope | None:
+    try:
+        return decode_job(payload) if payload else None
+    except msgspec.DecodeError:
+        return None
+
+
+async def _find_flow(tongue: Tongue, batch_id: str, identity: str, envelope: JobEnvelope) -> str:
+    """Find where a job waits: at any priority, in any lane that may answer it."""
+    keys: Keys = tongue.keys
+    flows = [keys.flow(priority, batch_id, lane) for lane in lanes_of(envelope.a[0]) for priority in range(10)]
+    async with tongue.redis.pipeline(transaction=False) as pipe:
+        for flow in flows:
+            pipe.zscore(flow, identity)
+        scores = await pipe.execute()
+    return next((flow for flow, score in zip(flows, scores, strict=True) if score is not None), "")
+
+
+def _expired(identity: str, flow: str, envelope: JobEnvelope) -> Settlement:
+    now_ms, job = int(time.time() * 1000), envelope.a[0]
+    result = Result(
+        VERSION,
+        job.custom_id,
+        job.model_ref,
+        "failed",
+        error_code="deadline",
+        error_message="the job's deadline passed while it waited",
+        tier=job.tier,
+        failure_class="deadline",
+    )
+    times = {"et": envelope.et, "st": now_ms, "ft": now_ms}
+    ended = ResultEnvelope(t=0, f=FUNCTION, a=(job,), k=envelope.k, s=False, r=result, q=flow, id=identity, **times)
+    return Settlement(identity, flow, "", "sweep", "release", outcome="failed", result=encode_result(ended))

@@ -1,0 +1,74 @@
+"""Failed lines that are to be replaced: taken out of OUT, so that each job has one line whatever happens between.
+
+OUT stays the authority: a job without a line is asked, or collected, again. The file is replaced as a whole.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+from farebox.amend import is_of_class
+from farebox.batch import Batch
+from farebox.records import decode_job, decode_result
+from farebox_worker.files.failures_in import class_of, failed_lines
+from farebox_worker.files.output import OutputFile
+from farebox_worker.run.follow import Follow
+
+_SLICE = 500
+
+
+@dataclass(slots=True)
+class TakenOut:
+    """What was taken out of OUT, counted by class, and what else failed there."""
+
+    taken: Counter[str] = field(default_factory=Counter)
+    others: Counter[str] = field(default_factory=Counter)
+
+
+async def take_out_failed(batch: Batch | None, out: OutputFile, classes: Collection[str]) -> TakenOut:
+    """Take failed lines out of OUT, for the same `farebox run` to ask them again; no class means all of them.
+
+    First everything that has ended is written there and acknowledged, so that no old failure comes back; then the bus
+    forgets these jobs; the file goes last. Killed in between, the same command goes on. `batch` is None when the bus
+    knows nothing of it any more. Raises: FareboxError; redis errors pass through.
+    """
+    if batch is not None:
+        follow = Follow(batch, out)
+        while await follow.step(block_ms=1):
+            pass
+        await follow.sync()
+    found, ids = TakenOut(), list[str]()
+    for note in failed_lines(out.path):
+        if is_of_class(note.failure_class, note.error_code, classes):
+            found.taken[class_of(note)] += 1
+            ids.append(note.job)
+        else:
+            found.others[class_of(note)] += 1
+    if ids:
+        if batch is not None:
+            await batch.forget_ids(ids)
+        out.rewrite_without(ids)
+    return found
+
+
+async def take_out_retried(batch: Batch, out: OutputFile) -> int:
+    """Take out the failed lines of jobs that were put back since: what became of them is still to come, or here."""
+    if not out.tally.outcomes["failed"]:
+        return 0
+    ids = [note.job for note in failed_lines(out.path)]
+    retried: list[str] = []
+    for start in range(0, len(ids), _SLICE):
+        retried += await _retried(batch, ids[start : start + _SLICE])
+    return out.rewrite_without(retried) if retried else 0
+
+
+async def _retried(batch: Batch, ids: Sequence[str]) -> list[str]:
+    results = await batch.redis.mget([batch.keys.result(identity) for identity in ids])
+    waiting = await batch.redis.mget([batch.keys.job(identity) for identity in ids])
+    return [
+        identity
+        for identity, result, payload in zip(ids, results, waiting, strict=True)
+        if (result and decode_result(result).k.get("retried")) or (payload and decode_job(payload).k.get("retried"))
+    ]
