@@ -31,6 +31,7 @@ format: $(VENV)/.check ## Rewrite the code into the project's layout
 	$(BIN)/ruff format .
 
 docs: $(VENV)/.docs ## Build the site of the documentation into site/; a broken link is an error
+	$(BIN)/python docs/configuration.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 chaos: $(VENV)/.test ## Kill workers and the server at random for two minutes; the provider's bill judges

@@ -1,7 +1,7 @@
 """What `make docs` adds to the pages here: those at the top of the repository, with their links put right.
 
 mkdocs knows only what lies in docs/; README, ARCHITECTURE and others stay where people look for them, and join the
-site as generated pages. Links to what is no page (a folder, the Compose file) lead to a copy of it, or are told as text.
+site as generated pages. A link to what is no page (a folder, the Compose file) becomes its text.
 """
 
 from __future__ import annotations

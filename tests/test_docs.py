@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -50,7 +51,7 @@ def farebox_lines(page):
         while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
             words.pop(0)
         if words and words[0] == "farebox":
-            ends = [i for i, word in enumerate(words) if word in {"|", ">", "2>", "&&", "||", ";"}]
+            ends = [i for i, word in enumerate(words) if word in {"|", ">", "2>", "&&", "||", ";", "&"}]
             yield words[1 : ends[0] if ends else None]
 
 
@@ -106,6 +107,11 @@ def test_every_toml_of_the_pages_is_a_configuration(page, tmp_path):
 def test_the_index_names_every_page():
     linked = set(LINK.findall((ROOT / "docs/README.md").read_text("utf-8")))
     assert {path.name for path in (ROOT / "docs").iterdir() if path.suffix in {".md", ".acl"}} - {"README.md"} <= linked
+
+
+def test_the_reference_of_the_configuration_is_what_the_settings_say():
+    made = runpy.run_path(str(ROOT / "docs/configuration.py"))["page"]()
+    assert (ROOT / "docs/configuration.md").read_text("utf-8") == made, "run `make docs`, and commit what it wrote"
 
 
 def test_every_message_that_is_explained_can_be_met():

@@ -21,7 +21,7 @@ def test_every_key_of_the_settings_is_there_with_its_default():
     text = starter_text(Found())
     structs = [*SECTIONS.values(), ProviderSettings, ModelSettings]
     assert keys_in(text) == [field.name for struct in structs for field in msgspec.structs.fields(struct)]
-    assert "# concurrency = 256  # a whole number of 1 to 10000" in text
+    assert "# calls at once, per lane and process: a whole number of 1 to 10000\n# concurrency = 256\n" in text
 
 
 @pytest.mark.parametrize("vendors", [(), VENDORS], ids=["nothing found", "every vendor found"])

@@ -63,7 +63,13 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class RedisSettings(_Section, frozen=True):
-    """Where jobs and money are kept. Without `url` an embedded server runs in `data_dir` (absolute)."""
+    """Where jobs and money are kept.
+
+    Attributes:
+        url: a Redis or Valkey that is shared; without it an embedded server runs in `data_dir`.
+        data_dir: directory of the embedded server, private; beside the file when it stands there.
+        namespace: what stands before every key; each has jobs, limits and money of its own.
+    """
 
     url: _RedisUrl | None = None
     data_dir: Path = Path(".farebox")
@@ -71,15 +77,27 @@ class RedisSettings(_Section, frozen=True):
 
 
 class BudgetSettings(_Section, frozen=True):
-    """The global limit in dollars; None states none (which is not the same as no limit on the server)."""
+    """The limit of everything together.
+
+    Attributes:
+        limit_usd: dollars for good; the embedded server obeys it, a shared one takes it when its ledger is created.
+    """
 
     limit_usd: _Usd | None = None
 
 
 class WorkerSettings(_Section, frozen=True):
-    """How a worker process works: `concurrency` per lane, times in seconds.
+    """How a worker process works.
 
-    Metrics and health are served at `metrics_host:metrics_port`, nowhere without a port.
+    Attributes:
+        concurrency: calls at once, per lane and process.
+        lease_s: for how long a worker that is gone keeps its jobs; every worker of a fleet states the same.
+        drain_s: for how long running calls may finish after SIGTERM or Ctrl-C, before they are cut off.
+        max_attempts: tries that a job gets before it fails.
+        request_timeout_s: for how long a call may take before it is given up, its cost unconfirmed.
+        fallback_after_s: for how long a lane must be paused or unserved before its jobs go to their fallbacks.
+        metrics_port: where metrics and health are served; without it nowhere.
+        metrics_host: the address at which they are served.
     """
 
     concurrency: _Slots = 256
@@ -93,9 +111,12 @@ class WorkerSettings(_Section, frozen=True):
 
 
 class RetentionSettings(_Section, frozen=True):
-    """How many days results, and the ids that keep a job from being paid twice, are kept after the finish.
+    """For how long what is over is kept.
 
-    `journal_days`: how long each booking is told apart in the journal, before only its sums are kept.
+    Attributes:
+        results_days: results, from the end of their job on.
+        ids_days: ids, which keep a job from being paid twice; at least as long as results.
+        journal_days: single bookings, before only their sums are kept.
     """
 
     results_days: _Days = 7.0
@@ -104,10 +125,17 @@ class RetentionSettings(_Section, frozen=True):
 
 
 class ProviderSettings(_Section, frozen=True):
-    """One provider. `api_key_env` names the variable that holds its key; None sends no key.
+    """A vendor or endpoint with credentials. `openai` and `anthropic` exist when their key is set, `echo` always.
 
-    `rpm` and `tpm` are requests and tokens per minute of all its models together, for the whole fleet.
-    `flex` says whether a server of kind openai knows the service tier flex.
+    Attributes:
+        kind: openai (and everything compatible), anthropic, echo, or what a package adds.
+        base_url: the endpoint; without it the vendor's own.
+        api_key_env: the environment variable that holds the key; without it no key is sent.
+        cap_field: how the server calls the output cap; older compatible ones say max_tokens.
+        free: nobody pays for its models.
+        flex: whether the server knows the service tier flex; without it only OpenAI's own does.
+        rpm: requests per minute of all its models together, for the whole fleet; without it what its headers say.
+        tpm: tokens per minute, likewise.
     """
 
     kind: str
@@ -129,10 +157,24 @@ class ProviderSettings(_Section, frozen=True):
 
 
 class ModelSettings(_Section, frozen=True):
-    """What people know better than discovery and the price table. Rates in dollars per million tokens.
+    """What you know of a model better than its provider's list and the price table, which say the rest.
 
-    `fees_usd_per_call` are dollars per call of something that costs a fee beside its tokens, such as `web_search`;
-    `image_tokens` is the most that one image can count.
+    Attributes:
+        input_usd_per_mtok: price of input.
+        cached_input_usd_per_mtok: price of input that is read from a cache.
+        cache_write_usd_per_mtok: price of input that is written to a cache.
+        output_usd_per_mtok: price of output.
+        flex_input_usd_per_mtok: price of input at the tier flex.
+        flex_output_usd_per_mtok: price of output at the tier flex.
+        fees_usd_per_call: price of what costs a fee beside its tokens, per call.
+        image_tokens: the most that one image can count.
+        context_window: the most that input and output can count together.
+        max_output_tokens: the most that the model can answer.
+        default_max_tokens: the output cap that is sent when a request has none.
+        rpm: requests per minute for the whole fleet; without it what the provider's headers say.
+        tpm: tokens per minute, likewise.
+        max_concurrency: calls at once in the whole fleet; below it the number adapts.
+        free: nobody pays for it.
     """
 
     input_usd_per_mtok: _Rate | None = None

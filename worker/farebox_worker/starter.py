@@ -128,19 +128,41 @@ def _of_vendor(vendor: Vendor) -> list[str]:
 
 
 def _about(struct: type[msgspec.Struct]) -> list[str]:
-    text = " ".join((inspect.getdoc(struct) or "").replace("`", "").split())
-    return [f"# {sentence}" for sentence in text.replace(". ", ".\n").split("\n")]
+    return [f"# {about(struct)[0]}"]
 
 
 def _keys(struct: type[msgspec.Struct]) -> Iterator[str]:
-    hints = get_type_hints(struct, include_extras=True)
+    for key in keys_of(struct):
+        yield f"# {key.words}" + (f": {key.unit}" if key.unit else "")
+        yield f"# {key.name} = {key.value}"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key of farebox.toml: its default in TOML, or an example where it has none; what it means; what is expected."""
+
+    name: str
+    value: str
+    has_default: bool
+    words: str
+    unit: str
+
+
+def about(struct: type[msgspec.Struct]) -> tuple[str, dict[str, str]]:
+    """Read what the docstring of a section says: of itself, and of each key."""
+    text, _, attributes = (inspect.getdoc(struct) or "").replace("`", "").partition("\n\nAttributes:\n")
+    words = dict(line.strip().rstrip(".").split(": ", 1) for line in attributes.splitlines() if line.strip())
+    return " ".join(text.split()), words
+
+
+def keys_of(struct: type[msgspec.Struct]) -> Iterator[Key]:
+    """Name the keys of a section, in the order in which they stand in the settings."""
+    hints, words = get_type_hints(struct, include_extras=True), about(struct)[1]
     for one in msgspec.structs.fields(struct):
         default = one.default if one.default_factory is msgspec.NODEFAULT else one.default_factory()
-        has_none = default in (None, msgspec.NODEFAULT)
-        value = _EXAMPLES[one.name] if has_none else default
-        said = [_unit(hints[one.name]), "no default" if has_none else ""]
-        words = "; ".join(word for word in said if word)
-        yield f"# {one.name} = {_toml(value)}" + (f"  # {words}" if words else "")
+        has_default = default not in (None, msgspec.NODEFAULT)
+        value = default if has_default else _EXAMPLES[one.name]
+        yield Key(one.name, _toml(value), has_default, words[one.name], _unit(hints[one.name]))
 
 
 def _unit(hint: Any) -> str:
