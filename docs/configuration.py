@@ -15,9 +15,9 @@ HEAD = """# Configuration
 
 `farebox.toml` is looked for here and in the folders above; `--config FILE` or `FAREBOX_CONFIG` names another.
 Everything in it is optional, and `farebox init` writes a commented one. `FAREBOX_<SECTION>_<KEY>` in the environment,
-such as `FAREBOX_REDIS_URL` or `FAREBOX_WORKER_CONCURRENCY`, goes before the file, and flags go before both. A wrong key,
-type or unit is an error that names the file, the key and what was expected. Keys of providers come from the environment
-only.
+such as `FAREBOX_REDIS_URL` or `FAREBOX_WORKER_CONCURRENCY`, goes before the file, and flags go before both. A wrong
+key, type or unit is an error that names the file, the key and what was expected. Keys of providers come from the
+environment only.
 
 This page is made from the settings themselves, so it says what the code does.
 """

@@ -310,14 +310,16 @@ def test_an_answered_line_that_changed_is_refused_by_number(desk, simulate):
     assert desk.run(*run_words()).code == 0
 
 
-def test_a_waiting_line_that_changed_is_refused_by_number(desk, simulate):
-    simulate()
+def test_a_line_that_changed_while_it_waited_is_asked_as_it_is_now_and_once(desk, simulate):
+    simulated = simulate()
     desk.prompts(60)
     assert desk.run(*run_words(budget=0.0006)).code == 4
     desk.write("in.jsonl", [prompt(n) | ({"prompt": "Something else."} if n == 59 else {}) for n in range(60)])
-    refused = desk.run(*run_words())
-    assert refused.code == 2
-    assert "60" in refused.stderr
+    changed = desk.run(*run_words())
+    assert changed.code == 0
+    assert "1 jobs of an earlier run were still waiting and are not asked so now: withdrawn" in changed.stderr
+    assert simulated.bill()["calls"] == 60
+    assert_exactly_once(desk.out(), [f"p{n}" for n in range(60)])
 
 
 def limited_to(size):

@@ -100,9 +100,7 @@ class Feed:
         await self._link.do(lambda: self._batch.seal(total, ids_days=ids_days, results_days=results_days))
         self._link.waiting.ring(self.batch_id)
         done = self.submitted
-        return BatchHandle(
-            self._link, self.batch_id, created=done.created, existing=done.existing, reused=done.reused
-        )
+        return BatchHandle(self._link, self.batch_id, created=done.created, existing=done.existing, reused=done.reused)
 
     async def _submit(self, chunk: list[Job]) -> Submitted:
         while True:
