@@ -57,14 +57,14 @@ async def read(request: Request) -> JSONResponse:
     client: farebox.Client = request.app.state.client
     job = client.job(request.path_params["id"], batch=BATCH)
     status = await job.status()
-    if status == "gone":
+    if status.state == "gone":
         return JSONResponse({"error": "no such summary, or it was made too long ago"}, 404)
-    if status not in {"succeeded", "failed", "cancelled"}:
-        return JSONResponse({"status": status}, 202, {"retry-after": "1"})
+    if not status.has_ended:
+        return JSONResponse({"status": status.state, "reason": status.reason}, 202, {"retry-after": "1"})
     answer = await job.result(timeout=0)
     if answer.error:
-        return JSONResponse({"status": status, "error": answer.error.message}, 502)
-    return JSONResponse({"status": status, "summary": answer.text, "cost_usd": answer.cost_usd})
+        return JSONResponse({"status": status.state, "error": answer.error.message}, 502)
+    return JSONResponse({"status": status.state, "summary": answer.text, "cost_usd": answer.cost_usd})
 
 
 @asynccontextmanager

@@ -49,7 +49,7 @@ async def test_jobs_are_answered_paid_and_never_paid_twice(url):
         spent = await client.cost()
         assert spent.spent_nusd == sum(answer.cost_nusd for answer in answers) > 0
         again = await client.submit(ECHO, prompt="Say 7", max_tokens=20, job_id="j7")
-        assert (again.is_new, (await again.result(timeout=30)).text, await again.status()) == (
+        assert (again.is_new, (await again.result(timeout=30)).text, (await again.status()).state) == (
             False,
             "Say 7",
             "succeeded",
@@ -95,7 +95,7 @@ async def test_at_the_limit_a_job_parks_and_is_cancelled_or_goes_on(url):
         handle = await client.submit(ECHO, prompt="Hi", max_tokens=1000, batch="poor")
         other = await client.submit(ECHO, prompt="Ho", max_tokens=1000, batch="poor")
         async with asyncio.timeout(60):
-            while await handle.status() != "parked":  # noqa: ASYNC110 - it is in Redis
+            while (await handle.status()).state != "parked":  # noqa: ASYNC110 - it is in Redis
                 await asyncio.sleep(0.02)
         assert await handle.cancel()
         assert (await handle.result(timeout=30)).error.code == "cancelled"
@@ -167,7 +167,7 @@ async def test_a_producer_s_rights_are_enough_for_the_client(guarded, enter, adm
         handle = await client.submit(ECHO, prompt="Hi", batch="b", tags=["t"])
         waiting = asyncio.create_task(handle.result(timeout=60))
         await asyncio.sleep(0.05)
-        assert await handle.status() == "waiting"
+        assert str(await handle.status()) == "unserved: no worker runs"
         assert await handle.cancel()
         assert (await waiting).outcome == "cancelled"
         batch = await client.submit_batch([{"custom_id": "bad", "messages": [{"role": 5}]}], model=ECHO, name="c")

@@ -24,6 +24,7 @@ from farebox.errors import (
 )
 from farebox.fallback import as_asked_in, first_lane, lanes_after, moved
 from farebox.records import Job, JobEnvelope
+from farebox_worker.balance import Balance
 from farebox_worker.bus.admit import Fare, admit
 from farebox_worker.bus.claim import Ask, claim
 from farebox_worker.bus.lapse import lapse
@@ -451,12 +452,11 @@ async def test_what_an_equal_refused_is_not_brought_back_to_it(stage):
 
 async def test_a_lane_takes_over_only_jobs_that_name_it(stage):
     await stage.begin(50, B, spread=True)
-    moves = await moves_of(stage)
-    assert await moves.take_over({C: 10}) == 0
+    balance = Balance(stage.batch.tongue, only_batch="")
+    assert await balance.take_over({C: 10}) == 0
     await claim(stage.batch.tongue, [Ask(B, 100)], lease_ms=30_000)
     await claim(stage.batch.tongue, [Ask(B, 100)], lease_ms=30_000)
-    moves = await moves_of(stage)
-    assert await moves.take_over({B: 10}) > 0
+    assert await balance.take_over({B: 10}) > 0
 
 
 # --- pure -----------------------------------------------------------------------------------------------------------

@@ -41,10 +41,11 @@ if TYPE_CHECKING:
     from farebox.client import Client, Cost
     from farebox.connection import check_server, connect
     from farebox.feed import Feed
-    from farebox.handle import BatchHandle, JobHandle, JobStatus
+    from farebox.handle import BatchHandle, JobHandle
     from farebox.ledger import Ledger, Scope, Unconfirmed
     from farebox.records import Job, Result
     from farebox.request import Item, Message, Request, When
+    from farebox.status import JobState, JobStatus
     from farebox.sync import SyncBatchHandle, SyncClient, SyncJobHandle
 
 __all__ = [  # noqa: RUF022 - grouped by what they are for
@@ -57,6 +58,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "Item",
     "JobError",
     "JobHandle",
+    "JobState",
     "JobStatus",
     "Message",
     "Request",
@@ -114,10 +116,11 @@ _HOMES = {
     "client": ("Client", "Cost"),
     "connection": ("check_server", "connect"),
     "feed": ("Feed",),
-    "handle": ("BatchHandle", "JobHandle", "JobStatus"),
+    "handle": ("BatchHandle", "JobHandle"),
     "ledger": ("Ledger", "Scope", "Unconfirmed"),
     "records": ("Job", "Result"),
     "request": ("Item", "Message", "Request", "When"),
+    "status": ("JobState", "JobStatus"),
     "sync": ("SyncBatchHandle", "SyncClient", "SyncJobHandle"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

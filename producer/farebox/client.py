@@ -106,6 +106,7 @@ class Client:
 
     async def aclose(self) -> None:
         """Close the connections. Jobs go on; who still waits for one gets a FareboxError."""
+        await self._link.complaint.aclose()
         await self._link.waiting.aclose()
         if self._owns_redis:
             await self._redis.aclose(close_connection_pool=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import suppress
-from typing import Literal
 
 from farebox.amend import drop, retry_failed
 from farebox.answer import Answer, answer_of
@@ -13,8 +12,8 @@ from farebox.batch import Batch, Entry, Progress
 from farebox.errors import ResultGoneError
 from farebox.link import Link
 from farebox.records import decode_result
+from farebox.status import JobStatus, find_place, read_status
 
-JobStatus = Literal["waiting", "parked", "running", "succeeded", "failed", "cancelled", "gone"]
 HEAL_S = 5.0  # a batch that another process seals says nothing
 GATHER_S = 0.02  # one look at a batch tells of all that ended in this time
 _LAST = 2**64 - 1
@@ -43,7 +42,8 @@ class JobHandle:
     async def result(self, timeout: float | None = None) -> Answer:  # noqa: ASYNC109 - it leaves the job alone
         """Wait for the job to end, and return how it did; a job that failed is returned too, with its `error`.
 
-        Any number of handles wait on one connection. A lost connection is made again, and nothing is missed.
+        Any number of handles wait on one connection. A lost connection is made again, and nothing is missed. When a job
+        is awaited for 30 s and something holds it up, the logger `farebox` is told what, once per client.
 
         Args:
             timeout: seconds to wait at most; None for as long as it takes, 0 to look only.
@@ -57,29 +57,25 @@ class JobHandle:
                 if found is None:
                     raise TimeoutError  # noqa: TRY301 - told below
                 return answer_of(self.batch_id, decode_result(found).r)
-            async with asyncio.timeout(timeout):
-                return answer_of(self.batch_id, await self._link.waiting.result(self.batch_id, self._id))
+            with self._link.complaint.about(self.job_id, self._held_up):
+                async with asyncio.timeout(timeout):
+                    return answer_of(self.batch_id, await self._link.waiting.result(self.batch_id, self._id))
         except TimeoutError:
             raise TimeoutError(f"job {self.job_id!r} has not ended within {timeout:g} s; it goes on.") from None
         except ResultGoneError:
             raise ResultGoneError(self.job_id) from None
 
     async def status(self) -> JobStatus:
-        """Say where the job is: `parked` waits for money, `gone` has no result (any more), or never was.
+        """Say where the job is, and what holds it up: a limit, a pause, or that no worker serves its model.
 
-        Raises: ServerError.
+        It costs four round trips; wait with `result` instead of asking again and again. Raises: ServerError.
         """
-        return await self._link.do(self._status)
+        redis, keys = self._link.redis, self._link.keys
+        return await self._link.do(lambda: read_status(redis, keys, self.batch_id, self._id))
 
-    async def _status(self) -> JobStatus:
-        flow, is_running = await self._place()
-        if flow:
-            if is_running:
-                return "running"
-            is_parked = await self._link.redis.hexists(self._link.keys.parking, flow)  # type: ignore[misc]
-            return "parked" if is_parked else "waiting"
-        payload = await self._link.redis.get(self._link.keys.result(self._id))
-        return decode_result(payload).r.outcome if payload is not None else "gone"
+    async def _held_up(self) -> str:
+        status = await self.status()
+        return str(status) if status.reason else ""
 
     async def cancel(self) -> bool:
         """Cancel the job if it waits: its result says `cancelled` at once, and whoever waits for it is told.
@@ -90,23 +86,11 @@ class JobHandle:
         return await self._link.do(self._cancel)
 
     async def _cancel(self) -> bool:
-        flow, is_running = await self._place()
+        flow, _, is_running = await find_place(self._link.redis, self._link.keys, self.batch_id, self._id)
         is_dropped = bool(flow) and not is_running and await drop(self._batch, self._id, self.job_id, flow)
         if is_dropped:
             await self._batch.retain()
         return is_dropped
-
-    async def _place(self) -> tuple[str, bool]:
-        """The flow the job stands in, "" when it does not, and whether it runs."""
-        redis, keys = self._link.redis, self._link.keys
-        flows = [flow.decode() for flow in await redis.smembers(keys.flows(self.batch_id))]  # type: ignore[misc]
-        async with redis.pipeline(transaction=True) as pipe:
-            pipe.exists(keys.in_progress(self._id))
-            for flow in flows:
-                pipe.zscore(flow, self._id)
-            is_running, *scores = await pipe.execute()
-        found = (flow for flow, score in zip(flows, scores, strict=True) if score is not None)
-        return next(found, ""), bool(is_running)
 
 
 class BatchHandle:

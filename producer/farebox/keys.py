@@ -40,7 +40,7 @@
 | `<ns>:bell:lane:<lane>`, `<ns>:bell:batch:<batch>` | list | 60 s | submit, claim, settle | workers | at most 4 doorbell tokens |
 | `<ns>:control` | channel | - | submit, limit, cancel | workers | "lane <lane>", "limit <scope>", "cancel <batch>", "abort <batch>", "pause <lane>" |
 | `<ns>:workers` | zset | 1 hour | workers | lanes, workers | ids of worker processes, by their last heartbeat in ms |
-| `<ns>:worker:<id>` | hash | 30 s | workers | lanes, workers | host, pid, version, started_ms, batch, in flight, lanes (one a line), retried and errors (lane, tab, which), stopped (provider, tab, why) |
+| `<ns>:worker:<id>` | hash | 30 s | workers | lanes, workers | host, pid, version, started_ms, batch, in flight, lanes (one a line), retried and errors (lane, tab, which), stopped (provider, tab, why), unserved (lane, tab, why) |
 | `<ns>:housekeeping` | zset | none | arq's cron | arq | arq's own queue for housekeeping |
 | `arq:job:<id>` | string | none | submit, retry | claim, arq | arq's job dictionary, MessagePack |
 | `arq:in-progress:<id>` | string | none | claim, settle, lapse | arq, settle | attempt token (16 characters), then the flow |

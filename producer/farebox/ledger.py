@@ -19,6 +19,7 @@ from farebox.scripts import ADOPT, BOOK, CONFIRM, CREATE, LIMIT, RESET, Tongue, 
 GLOBAL = "global"
 Per = Literal["day", "month"]
 PERIODS: tuple[Per, ...] = ("day", "month")
+_HOW_LONG: dict[Per, str] = {"day": "daily", "month": "monthly"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +247,14 @@ def parts_of_limit(name: str) -> tuple[str, Per | None]:
     head, _, rest = name.partition(":")
     windows: dict[str, Per] = {per: per for per in PERIODS}
     return (rest, windows[head]) if head in windows else (name, None)
+
+
+def in_words(name: str) -> str:
+    """Name a limit for people: `the global limit`, `the daily limit of tag nightly`."""
+    scope, per = parts_of_limit(name)
+    kind, _, which = scope.partition(":")
+    how_long = f"{_HOW_LONG[per]} " if per else ""
+    return f"the global {how_long}limit" if scope == GLOBAL else f"the {how_long}limit of {kind} {which}"
 
 
 def _scope(name: str, limit: Any, counters: Mapping[Any, Any]) -> Scope:

@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from farebox.batch import Batch
+from farebox.complaint import Complaint
 from farebox.connection import passes, refuses_login
 from farebox.errors import ServerAwayError, ServerError
 from farebox.keys import Keys
@@ -40,6 +41,7 @@ class Link:
         self.keys = Keys(namespace)
         self.ledger = Ledger(redis, namespace)
         self.waiting = Waiting(redis, self.keys)
+        self.complaint = Complaint()
         self._batches: OrderedDict[tuple[str, Reuse | None], Batch] = OrderedDict()
         self._calls = asyncio.Semaphore(MOST_AT_ONCE)
 

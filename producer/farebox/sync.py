@@ -19,11 +19,12 @@ from farebox.answer import Answer
 from farebox.batch import Progress
 from farebox.client import DEFAULT_BATCH, Client, Cost, url_or_environment
 from farebox.feed import WINDOW_BYTES, WINDOW_JOBS
-from farebox.handle import BatchHandle, JobHandle, JobStatus
+from farebox.handle import BatchHandle, JobHandle
 from farebox.ledger import GLOBAL
 from farebox.records import Api, Tier
 from farebox.request import Item, Message, When
 from farebox.reuse import Reuse
+from farebox.status import JobStatus
 
 T = TypeVar("T")
 
@@ -258,7 +259,7 @@ class SyncJobHandle:
         return self._hub.run(lambda client: self._on(client).result(timeout))
 
     def status(self) -> JobStatus:
-        """Say where the job is; see `JobHandle.status`."""
+        """Say where the job is, and what holds it up; see `JobHandle.status`."""
         return self._hub.run(lambda client: self._on(client).status())
 
     def cancel(self) -> bool:

@@ -73,23 +73,9 @@ async def test_a_timeout_leaves_the_job_alone(client, bus):
     for seconds in (0, 0.05):
         with pytest.raises(TimeoutError, match="'a'"):
             await handle.result(timeout=seconds)
-    assert await handle.status() == "waiting"
+    assert not (await handle.status()).has_ended
     await bus.answer("a")
     assert (await handle.result(timeout=0)).text == "yes"
-
-
-async def test_status_tells_where_a_job_is(client, bus, redis):
-    handle = await client.submit(MODEL, prompt="Hi", job_id="a")
-    assert await handle.status() == "waiting"
-    await redis.hset(KEYS.parking, KEYS.flow(0, "default", MODEL), "global\t5\t1")
-    assert await handle.status() == "parked"
-    await redis.delete(KEYS.parking)
-    await bus.run("a")
-    assert await handle.status() == "running"
-    await bus.fail("a")
-    assert await handle.status() == "failed"
-    await redis.delete(KEYS.result(job_id("farebox", "default", "a")))
-    assert await handle.status() == "gone"
 
 
 async def test_a_waiting_job_is_cancelled_and_everybody_who_waits_is_told(client, bus, redis):
@@ -100,7 +86,7 @@ async def test_a_waiting_job_is_cancelled_and_everybody_who_waits_is_told(client
     assert await handle.cancel()
     assert not await handle.cancel()
     assert (await waiting).error.code == "cancelled"
-    assert (await handle.status(), await other.status()) == ("cancelled", "waiting")
+    assert ((await handle.status()).state, (await other.status()).state) == ("cancelled", "unserved")
     assert await bus.job("a") is None
     assert await redis.hget(KEYS.batch("default"), "cancelled_jobs") == b"1"
     assert await redis.pttl(KEYS.result(job_id("farebox", "default", "a"))) > 0

@@ -27,7 +27,7 @@ async def test_an_identical_request_gets_the_stored_answer_at_once_and_for_nothi
     assert (answer.job_id, answer.finish, answer.attempts, again.is_new) == ("again", "answered", 0, True)
     assert not (await first.result(timeout=5)).is_reused
     assert await bus.job("again") is None, "nothing waits for a worker"
-    assert await again.status() == "succeeded"
+    assert (await again.status()).state == "succeeded"
 
 
 async def test_no_money_moves_and_the_batch_counts_what_was_reused(client, redis, first):

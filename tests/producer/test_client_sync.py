@@ -67,7 +67,7 @@ def items(count):
 def test_it_does_what_the_other_client_does(bus):
     with farebox.SyncClient(bus.url) as client:
         handle = client.submit(MODEL, prompt="Hi", job_id="a", temperature=0)
-        assert (handle.is_new, handle.status()) == (True, "waiting")
+        assert (handle.is_new, str(handle.status())) == (True, "unserved: no worker runs")
         bus.answer("a", text="Hello")
         assert handle.result(timeout=30).text == client.job("a").result(timeout=30).text == "Hello"
         cancelled = client.submit(MODEL, prompt="Hi", job_id="b")
@@ -129,7 +129,7 @@ def test_a_closed_client_ends_its_thread_and_may_be_used_again(bus):
     client.close()
     client.close()
     assert not any(thread.name == "farebox" for thread in threading.enumerate())
-    assert client.job("a").status() == "waiting"
+    assert client.job("a").status().state == "unserved"
     client.close()
 
 
@@ -150,12 +150,12 @@ FORKING = """
     for n in range(3):
         pid = os.fork()
         if pid == 0:
-            ok = client.submit("p:m", prompt="Hi", job_id=f"child{n}").status() == "waiting"
+            ok = client.submit("p:m", prompt="Hi", job_id=f"child{n}").status().state == "unserved"
             client.close()
             os._exit(0 if ok else 1)
         children.append(pid)
     codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
-    assert client.submit("p:m", prompt="Hi", job_id="parent").status() == "waiting"
+    assert client.submit("p:m", prompt="Hi", job_id="parent").status().state == "unserved"
     client.close()
     print(codes)
 """

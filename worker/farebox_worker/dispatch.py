@@ -19,6 +19,7 @@ from farebox.errors import LedgerError
 from farebox.scripts import Tongue
 from farebox_worker import attempt as attempts
 from farebox_worker.attempt import Attempt
+from farebox_worker.balance import Balance
 from farebox_worker.bus.admit import Fare, admit
 from farebox_worker.bus.blame import MOST_ALIKE, blame
 from farebox_worker.bus.claim import Ask, Claimed, Claims, claim
@@ -66,7 +67,8 @@ class Dispatch:
         complete, failed, retried: attempts settled so.
         recent: what was settled in the last seconds.
         witness: counts what is done here, and tells the log.
-        moves: brings jobs to other lanes that may answer them.
+        moves: brings jobs away from lanes that cannot go on.
+        balance: brings jobs that are spread to the lanes that answer them soonest.
     """
 
     def __init__(self, tongue: Tongue, outage: Outage, settings: Settings, routes: Routes, *, only_batch: str) -> None:
@@ -88,6 +90,7 @@ class Dispatch:
         self.recent = Recent()
         self.witness = Witness()
         self.moves = Moves(tongue, routes, after_s=settings.worker.fallback_after_s, only_batch=only_batch)
+        self.balance = Balance(tongue, only_batch=only_batch)
         self.bells = Doorbells(tongue, outage, only_batch=only_batch, lanes=self.served)
         self.settler = Settler(
             tongue,
@@ -142,7 +145,7 @@ class Dispatch:
             if until_empty and not self.in_flight and found.due_in_s is None:
                 return
             has_room = bool(asks) or not self.in_flight
-            pause_s = min(HEAL_S, self.moves.again_in_s) * (0.75 + random.random() / 2)
+            pause_s = min(HEAL_S, self.balance.again_in_s) * (0.75 + random.random() / 2)
             if found.due_in_s is not None:
                 pause_s = min(pause_s, max(0.001, found.due_in_s))
             await self.bells.sleep(pause_s, has_room=has_room)
@@ -184,10 +187,18 @@ class Dispatch:
         return asks
 
     async def _take_over(self, asks: list[Ask], jobs: list[Claimed]) -> int:
-        """Let lanes with free slots that got nothing take over jobs that wait in lanes like them."""
+        """Let lanes take over jobs that wait in lanes like them, and would be answered there later."""
         got = {self._tongue.keys.parts_of_flow(claimed.flow)[2] for claimed in jobs}
-        free = {ask.lane: ask.slots for ask in asks if ask.lane not in got}
-        return await self._outage.insist(lambda: self.moves.take_over(free)) if free else 0
+        idle = [ask.lane for ask in asks if ask.lane not in got]
+        if not self.balance.is_due(idle):
+            return 0
+        free = {lane: self._free_slots(lane) for lane in self.served()}
+        return await self._outage.insist(lambda: self.balance.take_over(free))
+
+    def _free_slots(self, lane: str) -> int:
+        route = self._routes.find(lane)
+        most = (route.entry.max_concurrency if route else None) or self._worker.concurrency
+        return max(0, min(most, self._worker.concurrency) - self._in_flight.get(lane, 0))
 
     async def _claim(self, asks: list[Ask]) -> Claims:
         lanes = [ask.lane for ask in asks]
@@ -272,6 +283,8 @@ class Dispatch:
             settlement, verdict = attempts.broken(one, error), None
         took_s = time.monotonic() - began_s
         self.witness.called(one, settlement, verdict, took_s)
+        if verdict is None and settlement.action == "finish":
+            self.balance.answered(one.route.lane, took_s)
         words = self._pacing.felt(one, settlement, verdict, took_s)
         if words != settlement.felt:
             settlement = replace(settlement, felt=words)

@@ -8,18 +8,10 @@ from __future__ import annotations
 import shlex
 from datetime import UTC, datetime, timedelta
 
-from farebox.ledger import GLOBAL, Limit, Per, Scope, parts_of_limit
+from farebox.ledger import GLOBAL, Limit, Per, Scope, in_words, parts_of_limit
 from farebox.money import dollars_from_nusd
 
-_PERIODS: dict[Per, str] = {"day": "daily", "month": "monthly"}
-
-
-def in_words(name: str) -> str:
-    """Name a limit for people: `the global limit`, `the daily limit of tag nightly`."""
-    scope, per = parts_of_limit(name)
-    kind, _, which = scope.partition(":")
-    how_long = f"{_PERIODS[per]} " if per else ""
-    return f"the global {how_long}limit" if scope == GLOBAL else f"the {how_long}limit of {kind} {which}"
+__all__ = ["doubted", "in_words", "money_line", "raise_command", "room_again", "window_end"]
 
 
 def raise_command(name: str, flags: str = "") -> str:

@@ -189,6 +189,7 @@ class Process(Worker):
         said["retried"] = lines_by_lane({lane: n for (lane, how), n in attempts.items() if how == "retried"})
         said["errors"] = lines_by_lane(errors)
         said["stopped"] = lines_by_lane(self.routes.stopped)
+        said["unserved"] = lines_by_lane(self.routes.unserved)
         return said
 
     # --- the end ------------------------------------------------------------------------------------------------

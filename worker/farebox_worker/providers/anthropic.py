@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import anthropic
 import httpx2
 import msgspec
+from anthropic._models import FinalRequestOptions
 from anthropic.types import RawMessageStreamEvent
 from msgspec import Raw
 
@@ -35,7 +36,7 @@ from farebox_worker.providers.base import (
     StreamChunk,
     TokenUsage,
 )
-from farebox_worker.providers.connection import FOREVER, HttpClient, Templates, plain
+from farebox_worker.providers.connection import FOREVER, HttpClient, Templates
 from farebox_worker.providers.conversation import (
     DISCOVERY_TIMEOUT_S,
     SPEAKING,
@@ -109,7 +110,9 @@ _FINISH: dict[str | None, Finish] = {
 
 
 class AsyncAnthropic(Templates, anthropic.AsyncAnthropic):
-    """The SDK's client, building plain calls from a template. Its name is what the User-Agent says."""
+    """The SDK's client, sending plain calls by a template. Its name is what the User-Agent says."""
+
+    options_type = FinalRequestOptions
 
 
 class AnthropicProvider(Conversational):
@@ -173,14 +176,11 @@ class AnthropicProvider(Conversational):
         """Send one attempt, at most `timeout_s` seconds long. Raises: ProviderError with what is known of its fate."""
         try:
             async with asyncio.timeout(timeout_s):
-                response = await self._client.post(
-                    "/v1/messages",
-                    content=prepared.body,
-                    cast_to=httpx2.Response,
-                    options=plain(prepared.headers, post_parser=anthropic.NOT_GIVEN),
-                )
+                response = await self._client.call("/v1/messages", prepared.body, prepared.headers)
         except Exception as error:  # noqa: BLE001 - whatever broke, the call may have been billed
             raise self._failure(error, timeout_s) from None
+        if not response.is_success:
+            raise self._rejected(response)
         return self._reply(response, prepared)
 
     def _reply(self, response: httpx2.Response, prepared: Prepared) -> Reply:
@@ -310,5 +310,8 @@ class AnthropicProvider(Conversational):
     def _failure(self, error: Exception, timeout_s: float) -> ProviderError:
         """Map what the SDK or its transport raised."""
         if isinstance(error, anthropic.APIStatusError):
-            return fate.rejected(self.provider_id, error.response, scrub=self._scrub, account_words=_ACCOUNT_WORDS)
+            return self._rejected(error.response)
         return fate.lost(self.provider_id, error, timeout_s=timeout_s, scrub=self._scrub)
+
+    def _rejected(self, response: httpx2.Response) -> ProviderError:
+        return fate.rejected(self.provider_id, response, scrub=self._scrub, account_words=_ACCOUNT_WORDS)

@@ -1,44 +1,55 @@
 """How the SDK clients send a plain call: what they would work out anew for each is worked out once.
 
-Our calls to one endpoint differ in their bodies alone, but the SDKs parse the URL, merge the headers and walk through
-redirects, auth flows and hooks for every one. `Templates` keeps the first request the SDK built; `HttpClient` hands
-its likes straight to the SDK's transport. Anything else goes the SDK's own way. Nothing here retries or judges.
+Our calls to one endpoint differ in their bodies alone, but the SDKs copy options, merge headers, parse the URL and walk
+through retries, redirects, auth flows and hooks for every one. `Templates` lets the SDK build a request once per path
+and headers; `HttpClient` carries its likes by the SDK's transport. Nothing here retries or judges.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import httpx2
 import openai
 
 FOREVER = httpx2.Timeout(None, connect=10.0)  # whoever calls sets the time of the whole
 MOST_TEMPLATES = 64
-_PLAIN = ""  # as idempotency key, which is then sent nowhere; without one the SDKs make one up for each call
-
-
-def plain(headers: Mapping[str, str], **more: Any) -> Any:
-    """Write the options of a plain call. Everything is stated: what is not, the SDKs copy deeply from defaults."""
-    return {"headers": headers, "params": {}, "max_retries": 0, "timeout": FOREVER, "idempotency_key": _PLAIN, **more}
 
 
 class Templates:
-    """Mixed into an SDK client: a plain call's request is the first one to its URL with another body."""
+    """Mixed into an SDK client: a plain call is the request that the SDK built for its like, with another body.
 
-    def _build_request(self, options: Any, *, retries_taken: int = 0) -> httpx2.Request:
-        """Build a request as the SDK would, whose name and signature this is."""
-        if options.idempotency_key != _PLAIN:
-            return super()._build_request(options, retries_taken=retries_taken)  # type: ignore[misc,no-any-return]
+    Attributes:
+        options_type: what the SDK builds a request from.
+        options: what a call's options say beside URL and headers.
+    """
+
+    options_type: ClassVar[Any]
+    options: ClassVar[Mapping[str, object]] = {}
+
+    async def call(self, path: str, content: bytes, headers: Mapping[str, str]) -> httpx2.Response:
+        """Post a body once, and return what comes back, whatever its status; read whole.
+
+        Raises: the SDK's errors when it cannot build the request, its transport's when the call breaks.
+        """
         templates: dict[Any, httpx2.Request] = self.__dict__.setdefault("_templates", {})
-        key = (options.method, options.url, *options.headers.items())
+        key = (path, *headers.items())
         template = templates.get(key)
         if template is None:
-            template = super()._build_request(options, retries_taken=retries_taken)  # type: ignore[misc]
-            template.headers.pop("content-length", None)  # the transport counts the bytes
+            template = await self._template(path, headers)
             if len(templates) < MOST_TEMPLATES:
                 templates[key] = template
-        return _Plain(template, options.content)
+        return await cast("HttpClient", self._client).carry(_Plain(template, content))  # type: ignore[attr-defined]
+
+    async def _template(self, path: str, headers: Mapping[str, str]) -> httpx2.Request:
+        """Let the SDK build a request, with its credentials."""
+        options = self.options_type.construct(
+            method="post", url=path, content=b"{}", headers=headers, timeout=FOREVER, max_retries=0, **self.options
+        )
+        request = self._build_request(await self._prepare_options(options))  # type: ignore[attr-defined]
+        request.headers.pop("content-length", None)  # the transport counts the bytes
+        return cast("httpx2.Request", request)
 
 
 class _Plain(httpx2.Request):
@@ -52,15 +63,13 @@ class _Plain(httpx2.Request):
 
 
 class HttpClient(openai.DefaultAioHttpClient):
-    """The SDKs' HTTP client on aiohttp. A plain call goes straight to its transport.
+    """The SDKs' HTTP client on aiohttp, with a shorter way for plain calls.
 
-    httpx2's redirects, auth flow, hooks and cookie jar are passed over: we use none of them, and aiohttp keeps cookies.
+    It passes over httpx2's redirects, auth flow, hooks and cookie jar: we use none of them, and aiohttp keeps cookies.
     """
 
-    async def send(self, request: httpx2.Request, *, stream: bool = False, **options: Any) -> httpx2.Response:
-        """Send a request; the answer to a plain one is read whole."""
-        if stream or not isinstance(request, _Plain):
-            return await super().send(request, stream=stream, **options)
+    async def carry(self, request: httpx2.Request) -> httpx2.Response:
+        """Send a request by the transport, and read the answer whole."""
         response = await self._transport_for_url(request.url).handle_async_request(request)
         try:
             await response.aread()

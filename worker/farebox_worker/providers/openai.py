@@ -7,15 +7,16 @@ The SDK gives credentials, connections and error classes; bodies go through as b
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import ClassVar, Protocol
 from urllib.parse import urlsplit
 
 import httpx2
 import msgspec
 import openai
 from msgspec import Raw
+from openai._models import FinalRequestOptions
 from openai.types.chat import ChatCompletionChunk
 
 from farebox.errors import ProviderError
@@ -32,7 +33,7 @@ from farebox_worker.providers.base import (
     StreamChunk,
     TokenUsage,
 )
-from farebox_worker.providers.connection import FOREVER, HttpClient, Templates, plain
+from farebox_worker.providers.connection import FOREVER, HttpClient, Templates
 from farebox_worker.providers.conversation import (
     DISCOVERY_TIMEOUT_S,
     SPEAKING,
@@ -44,7 +45,6 @@ from farebox_worker.providers.conversation import (
 from farebox_worker.providers.openai_request import Endpoint
 
 VENDOR_URL = "https://api.openai.com/v1"
-SECURITY = {"bearer_auth": True}  # which credentials a call takes, as the SDK's own create() says
 
 
 class _Listed(msgspec.Struct):
@@ -82,7 +82,10 @@ _WIRES: dict[Api, tuple[str, _Wire]] = {
 
 
 class AsyncOpenAI(Templates, openai.AsyncOpenAI):
-    """The SDK's client, building plain calls from a template. Its name is what the User-Agent says."""
+    """The SDK's client, sending plain calls by a template. Its name is what the User-Agent says."""
+
+    options_type = FinalRequestOptions
+    options: ClassVar[Mapping[str, object]] = {"security": {"bearer_auth": True}}  # as the SDK's own create() says
 
 
 class OpenAIProvider(Conversational):
@@ -128,14 +131,11 @@ class OpenAIProvider(Conversational):
         """Send one attempt, at most `timeout_s` seconds long. Raises: ProviderError with what is known of its fate."""
         try:
             async with asyncio.timeout(timeout_s):
-                response = await self._client.post(
-                    _WIRES[prepared.api][0],
-                    content=prepared.body,
-                    cast_to=httpx2.Response,
-                    options=plain(prepared.headers, security=SECURITY, post_parser=openai.NOT_GIVEN),
-                )
+                response = await self._client.call(_WIRES[prepared.api][0], prepared.body, prepared.headers)
         except Exception as error:  # noqa: BLE001 - whatever broke, the call may have been billed
             raise self._failure(error, timeout_s) from None
+        if not response.is_success:
+            raise fate.rejected(self.provider_id, response, scrub=self._scrub)
         return self._reply(response, prepared)
 
     def _reply(self, response: httpx2.Response, prepared: Prepared) -> Reply:
