@@ -16,8 +16,8 @@ import measure
 from measure import HERE, Report
 
 NAMES = (
-    "calls", "slots", "echo", "bus", "queues", "scale", "flat", "paced", "submit", "client", "pickup", "idle", "start",
-    "memory", "limits",
+    "calls", "slots", "echo", "bus", "queues", "scale", "flat", "paced", "spread", "submit", "client", "pickup", "idle",
+    "start", "memory", "limits",
 )  # fmt: skip
 RESULTS = HERE / "RESULTS.md"
 HEAD = """# What was measured

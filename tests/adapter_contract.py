@@ -202,6 +202,8 @@ class FateContract:
             ({"retry_after": "0.5"}, 0.5),
             ({"retry_after_ms": "250", "retry_after": "9"}, 0.25),
             ({"retry_after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
+            ({"retry_after": "Wed, 21 Oct 2015 07:28:00 GMT", "date": "Wed, 21 Oct 2015 07:27:50 GMT"}, 10.0),
+            ({"retry_after": "Wed, 21 Oct 2015 07:28:00 GMT", "date": "today"}, 0.0),
             ({"retry_after": "soon"}, None),
             ({"retry_after": "nan"}, None),
             ({}, None),

@@ -65,7 +65,7 @@ class Desk:
         self.started.append(process)
         return process
 
-    def end(self, process, timeout_s=45):
+    def end(self, process, timeout_s=120):
         """Wait for a command. Nothing may ever end in a traceback, a warning or an escape code."""
         try:
             out, err = process.communicate(timeout=timeout_s)
@@ -78,7 +78,7 @@ class Desk:
             assert sign not in ended.stdout + ended.stderr, ended
         return ended
 
-    def run(self, *words, timeout_s=45, **options):
+    def run(self, *words, timeout_s=120, **options):
         """Run a command to its end."""
         return self.end(self.start(*words, **options), timeout_s)
 

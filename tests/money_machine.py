@@ -18,37 +18,47 @@ from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 from tests.shifted_time import SHIFT
 
+from farebox.amend import drop
 from farebox.batch import Batch
 from farebox.errors import BatchClosedError, InputError
+from farebox.fallback import first_lane, kind_of
 from farebox.journal import sums
-from farebox.records import Job
+from farebox.records import Job, encode_job
+from farebox.scripts import RETRY, REUSE
 from farebox_worker.audit import audit
 from farebox_worker.bus.admit import Fare, admit
 from farebox_worker.bus.claim import Ask, Claimed, claim
+from farebox_worker.bus.expire import expire
 from farebox_worker.bus.fold import fold
 from farebox_worker.bus.lapse import lapse
 from farebox_worker.bus.move import move
 from farebox_worker.bus.pace import Rates, tune
+from farebox_worker.bus.pause import pause, resume
 from farebox_worker.bus.renew import renew
+from farebox_worker.bus.scripts import BLAME
 from farebox_worker.bus.settle import Settlement, settle
 from farebox_worker.bus.sweep import sweep
 from farebox_worker.bus.withdraw import withdraw
 
-LANES = ("p:a", "q:b")
+LANES = ("p:a", "q:b", "p:c")  # two share a provider
+PROVIDERS = ("p", "q")
 BATCHES = ("b0", "b1", "b2")
 TAGS = ((), ("t0",), ("t0", "t1"), ("t1", "t1"))
 SCOPES = ("global", "batch:b0", "batch:b1", "tag:t0", "tag:t1", "model:p:a", "provider:q")
 HOLDS = (-1, 0, 10, 60, 250, "all", "all", "over")
 PLACE = st.integers(0, 23)
+FELT = st.sampled_from(("", "", "", "", "unsent", "cut:1", "tokens:9", "left:0,0", "left:,7"))
 ENDING = st.tuples(
     st.sampled_from(("answer", "answer", "answer", "return", "fail", "retry", "doubt", "give up", "refuse", "move")),
     st.sampled_from(("none", "half", "all", "all", "over")),
     st.sampled_from((0, 0, 15, 10**8)),
     st.sampled_from(("timeout", "")),
     st.integers(0, 9),
+    FELT,
 )
 ENDINGS = st.tuples(ENDING, ENDING, ENDING, ENDING)
 TTL = 600_000
+PASSED = 1  # a deadline that is over
 LONG = 10**12  # no day that passes ends such a lease
 BEGINS = datetime(2028, 2, 28, 12, tzinfo=UTC)  # a leap day and the end of a month are near
 PERIODS = (None, "day", "month")
@@ -65,7 +75,9 @@ class Work:
     flow: str
     tags: tuple[str, ...]
     due_ms: int
+    job: Job
     outcome: str = ""
+    told: list[str] = field(default_factory=list)
     running: "Try | None" = None
     attempts: int = 0
     doubts: int = 0
@@ -82,6 +94,19 @@ class Work:
             f"model:{self.lane}",
             *(f"tag:{t}" for t in self.tags),
         )
+
+    @property
+    def payload(self):
+        return encode_job(self.job, 0)
+
+    def end(self, outcome):
+        """End for good, or until it is retried; its batch's stream tells of it."""
+        self.outcome = outcome
+        self.told.append(outcome)
+
+    def begin_anew(self, flow, lane):
+        self.flow, self.lane, self.outcome = flow, lane, ""
+        self.attempts = self.doubts = self.claims = self.due_ms = 0
 
     def go(self, lane):
         """Wait in another lane from now on."""
@@ -138,7 +163,11 @@ class Books:
 
 
 def other_lane(lane):
-    return LANES[1 - LANES.index(lane)]
+    return LANES[(LANES.index(lane) + 1) % len(LANES)]
+
+
+def provider_of(lane):
+    return lane.partition(":")[0]
 
 
 def split(name):
@@ -185,6 +214,12 @@ class MoneyMachine(RuleBasedStateMachine):
         self.last_claim = None
         self.custom = 0
         self.paced: set[str] = set()
+        self.rates: dict[str, bool] = {}
+        self.refused: set[str] = set()  # what a closed batch did not take
+        self.slowed: set[str] = set()  # lanes that felt a refusal: fewer may be in flight
+        self.pauses: dict[str, tuple[int, str]] = {}  # until when in ms, by whom
+        self.probing: dict[str, Try | None] = {}
+        self.alike: dict[str, tuple[str, int, int]] = {}
 
     def do(self, awaitable):
         async def act():
@@ -225,24 +260,30 @@ class MoneyMachine(RuleBasedStateMachine):
         count=st.integers(1, 5),
         tags=st.sampled_from(TAGS),
         later_ms=st.sampled_from((0, 0, 0, 15, 10**8)),
+        deadline=st.sampled_from((0, 0, PASSED, LONG * 10)),
+        spread=st.booleans(),
     )
-    def submit(self, name, lane, priority, count, tags, later_ms):
+    def submit(self, name, lane, priority, count, tags, later_ms, deadline=0, spread=False):  # noqa: PLR0917
         batch = self.batches[name]
         due = self.now_ms() + later_ms if later_ms else 0
-        jobs = [Job(1, f"c{self.custom + n}", lane, "chat", b"{}", tags=tags) for n in range(count)]
+        more = {"tags": tags, "deadline_ms": deadline, "spread": spread}
+        fallbacks = tuple(one for one in LANES if one != lane)
+        custom_ids = [f"c{self.custom + n}" for n in range(count)]
+        jobs = [Job(1, one, lane, "chat", b"{}", fallbacks=fallbacks, **more) for one in custom_ids]
         sending = batch.submit(jobs, priority=priority, not_before_ms=due)
         if name in self.sealed or name in self.cancelled:
             try:
                 self.do(sending)
             except BatchClosedError:
+                self.refused |= {batch.job_id(one) for one in custom_ids}
                 return
             raise AssertionError("a closed batch took jobs")
         assert self.do(sending).created == count
         assert self.do(batch.submit(jobs[:1], priority=priority)).existing == 1
         self.custom += count
-        flow = f"farebox:flow:{priority}:{name}:{lane}"
         for job in jobs:
-            work = Work(batch.job_id(job.custom_id), name, lane, flow, tags, due)
+            flow = f"farebox:flow:{priority}:{name}:{first_lane(job)}"
+            work = Work(batch.job_id(job.custom_id), name, first_lane(job), flow, tags, due, job)
             self.works[work.id] = work
 
     def seal(self, name):
@@ -266,7 +307,77 @@ class MoneyMachine(RuleBasedStateMachine):
         swept = self.do(sweep(self.tongue, results_ttl_ms=TTL))
         assert swept == len(waiting)
         for work in waiting:
-            work.outcome = "cancelled"
+            work.end("cancelled")
+
+    @rule(name=st.sampled_from(BATCHES), lane=st.sampled_from(LANES), twice=st.booleans())
+    def reuse(self, name, lane, twice):
+        """Answer a new job with what an identical one was told."""
+        batch, job = self.batches[name], Job(1, f"c{self.custom}", lane, "chat", b"{}")
+        identity = batch.job_id(job.custom_id)
+        sending = self.tongue.say(REUSE, name, TTL, *(identity, "digest", "answered", b"yes") * (2 if twice else 1))
+        if name in self.sealed or name in self.cancelled:
+            try:
+                self.do(sending)
+            except BatchClosedError:
+                return
+            raise AssertionError("a closed batch took answers")
+        _, created, *existing = self.do(sending)
+        assert (created, existing) == (1, [1] if twice else [])
+        self.custom += 1
+        work = Work(identity, name, lane, f"farebox:flow:0:{name}:{lane}", (), 0, job)
+        work.end("succeeded")
+        self.works[identity] = work
+
+    @rule(name=st.sampled_from(BATCHES), places=st.lists(PLACE, min_size=1, max_size=4))
+    def retry(self, name, places):
+        """Put failed jobs back; who ended otherwise, or was retried by somebody else, is passed over."""
+        ended = [w for w in self.works.values() if w.batch == name and w.outcome not in ("", "withdrawn")]
+        chosen = list({id(w): w for w in (ended[place % len(ended)] for place in places)}.values()) if ended else []
+        batch, arguments = self.batches[name], []
+        for work in chosen:
+            lane = first_lane(work.job)
+            was = self.eyes.get(f"arq:result:{work.id}") if work.outcome == "failed" else "no more"
+            arguments += (work.id, f"farebox:flow:2:{name}:{lane}", was, work.payload)
+        if name in self.cancelled:
+            try:
+                self.do(self.tongue.say(RETRY, name, *arguments))
+            except BatchClosedError:
+                return
+            raise AssertionError("a cancelled batch took jobs back")
+        failed = [w for w in chosen if w.outcome == "failed"]
+        if not failed:
+            return
+        self.do(batch.keep())
+        self.do(batch.note_deadlines({w.id: w.job.deadline_ms for w in failed if w.job.deadline_ms}))
+        assert self.do(self.tongue.say(RETRY, name, *arguments))[1] == len(failed)
+        assert self.do(self.tongue.say(RETRY, name, *arguments))[1] == 0
+        for work in failed:
+            lane = first_lane(work.job)
+            work.begin_anew(f"farebox:flow:2:{name}:{lane}", lane)
+            self.do(batch.note_flow(work.flow, [kind_of(work.job)]))
+
+    @rule(place=PLACE)
+    def drop(self, place):
+        """Cancel one job, as its handle does."""
+        work = list(self.works.values())[place % len(self.works)]
+        waits, batch = not work.outcome and not work.running, self.batches[work.batch]
+        assert self.do(drop(batch, work.id, work.job.custom_id, work.flow)) == waits
+        if waits:
+            work.end("cancelled")
+        self.do(batch.retain())
+
+    @rule()
+    def expire(self):
+        """Fail what waits and is too late; what runs is looked at again later."""
+        late = [w for w in self.works.values() if not w.outcome and w.job.deadline_ms == PASSED]
+        for work in late:
+            noted = self.eyes.zscore("farebox:deadlines", f"{work.batch}\t{work.id}")
+            assert noted is not None, "its deadline is forgotten, and it has not ended"
+            self.eyes.zadd("farebox:deadlines", {f"{work.batch}\t{work.id}": PASSED})
+        waiting = [w for w in late if not w.running]
+        assert self.do(expire(self.tongue, results_ttl_ms=TTL)) == len(waiting)
+        for work in waiting:
+            work.end("failed")
 
     @rule(places=st.lists(PLACE, min_size=1, max_size=3), flow_of=PLACE)
     def withdraw(self, places, flow_of):
@@ -278,13 +389,13 @@ class MoneyMachine(RuleBasedStateMachine):
         for work in waiting:
             work.outcome = "withdrawn"
 
-    @rule(places=st.lists(PLACE, min_size=1, max_size=4), flow_of=PLACE)
-    def move(self, places, flow_of):
+    @rule(places=st.lists(PLACE, min_size=1, max_size=4), flow_of=PLACE, kind=st.sampled_from(("movable", "spread")))
+    def move(self, places, flow_of, kind):
         works = list(self.works.values())
         first = works[flow_of % len(works)]
-        self._move([first, *(works[place % len(works)] for place in places)])
+        self._move([first, *(works[place % len(works)] for place in places)], kind)
 
-    def _move(self, works):
+    def _move(self, works, kind="spread"):
         """Move works to the other lane of the first one, as far as they wait beside it."""
         chosen, first = {work.id: work for work in works}, works[0]
         flow, lane = first.flow, other_lane(first.lane)
@@ -293,7 +404,7 @@ class MoneyMachine(RuleBasedStateMachine):
         before = self.now_ms()
         stays = first.batch in self.cancelled or flow in parked or goal in parked
         able = [w for w in chosen.values() if w.flow == flow and not w.outcome and not w.running and not stays]
-        done = self.do(move(self.tongue, flow, goal, "spread", list(chosen)))
+        done = self.do(move(self.tongue, flow, goal, kind, list(chosen)))
         gone = [w for w in able if self.eyes.zscore(goal, w.id) is not None]
         assert done == len(gone)
         assert {w.id for w in able if w.due_ms <= before} <= {w.id for w in gone}
@@ -331,20 +442,27 @@ class MoneyMachine(RuleBasedStateMachine):
         acting = partial(claim, self.tongue, listed, lease_ms=1 if is_short else LONG, only_batch=only, name=name)
         found = self.do(acting()).jobs
         after = self.now_ms()
-        due_before = [w for w in ready if w.due_ms <= before]
+        due_before = [w for w in ready if w.due_ms <= before and self._paused_until(w.lane) <= before]
         taken = [self.works[claimed.job_id] for claimed in found]
+        probes = {one: self._probes(one) for one in self.probing}
         assert len({w.id for w in taken}) == len(taken), "one claim took a job twice"
         for claimed, work in zip(found, taken, strict=True):
             assert work in ready, "claimed what was not to be had"
             assert work.due_ms <= after, "claimed before it was due"
+            assert self._paused_until(work.lane) <= after, "claimed in a lane that is paused"
             assert (claimed.attempts, claimed.doubts, claimed.claims) == (work.attempts, work.doubts, work.claims)
             self.last_claim = None
             work.running = Try(claimed, work, is_short)
             self.tries.append(work.running)
+        for provider, may in probes.items():
+            probed = [w for w in taken if provider_of(w.lane) == provider]
+            assert len(probed) <= may, "more than one job went first"
+            if probed:
+                self.probing[provider] = probed[0].running
         for lane, free in slots.items():
             got = sum(w.lane == lane for w in taken)
             assert got <= free
-            if lane in self.paced:
+            if lane in self.paced | self.slowed or provider_of(lane) in self.probing:
                 continue
             left = [w for w in due_before if w.lane == lane and w not in taken]
             # An ended lease at the head of a flow may cost one claim; the next one finds what is behind it.
@@ -354,6 +472,14 @@ class MoneyMachine(RuleBasedStateMachine):
         if found and not is_short:
             self.last_claim = (acting, found)
         return found
+
+    def _paused_until(self, lane):
+        return max(self.pauses.get(of, (0, ""))[0] for of in (f"lane:{lane}", f"provider:{provider_of(lane)}"))
+
+    def _probes(self, provider):
+        """How many jobs of a provider that was paused may go now."""
+        probe = self.probing[provider]
+        return 0 if probe and probe.work.running is probe else 1
 
     def claim_sent_again(self):
         if not self.last_claim:
@@ -490,11 +616,11 @@ class MoneyMachine(RuleBasedStateMachine):
 
     def _ending(self, draw, t):  # noqa: PLR0911 - a table
         """Say how an attempt ends, as the worker would, early or late."""
-        word, size, later_ms, why, chance = draw
+        word, size, later_ms, why, chance, felt = draw
         claimed, work, hold = t.claimed, t.work, t.hold or 0
         if t.hold is None and chance:  # never admitted, so never sent; unless the ledger has forgotten it
             word = "return" if word in ("return", "answer") else "refuse"
-        base = partial(Settlement, claimed.job_id, claimed.flow, claimed.token, scopes=t.scopes)
+        base = partial(Settlement, claimed.job_id, claimed.flow, claimed.token, scopes=t.scopes, felt=felt)
         match word:
             case "return":
                 return base("return", "release", due=claimed.score)
@@ -513,7 +639,7 @@ class MoneyMachine(RuleBasedStateMachine):
             case "move":
                 money = "unconfirmed" if chance > 6 else "release"
                 goal = f"movable {other_lane(work.lane)}"
-                return base("move", money, why=why, due=str(later_ms), outcome=goal, result=b"moved")
+                return base("move", money, why=why, due=str(later_ms), outcome=goal, result=work.payload)
         return base("retry", "release", due=str(later_ms), attempts=claimed.attempts + 1)
 
     def _settle(self, endings):
@@ -533,6 +659,10 @@ class MoneyMachine(RuleBasedStateMachine):
         if t.is_settled:
             return {"repeat"}
         t.is_settled = True
+        if "cut" in ending.felt:
+            self.slowed.add(t.claimed.flow.split(":", 4)[4])
+        if ending.action == "finish" and ending.outcome.startswith("succeeded"):
+            self.probing = {provider: probe for provider, probe in self.probing.items() if probe is not t}
         self._book_money(t, ending)
         return self._book_job(t, ending)
 
@@ -576,7 +706,7 @@ class MoneyMachine(RuleBasedStateMachine):
             work.running = None
         if ending.action == "finish":
             if (mine or ending.outcome.startswith("succeeded")) and not work.outcome:
-                work.outcome = ending.outcome.split()[0]
+                work.end(ending.outcome.split()[0])
                 if work.running and work.running.hold is None:  # claimed again, not sent: never will be
                     work.running.is_gone = True
                     work.running = None
@@ -675,20 +805,73 @@ class MoneyMachine(RuleBasedStateMachine):
             self.books.limits[name] = limit
             self._excuse([scope])
 
-    @rule(lane=st.sampled_from(LANES), rpm=st.sampled_from((0, 0, 60, 600)), tpm=st.sampled_from((0, 60, 120)))
-    def tune(self, lane, rpm, tpm):
-        """State what a lane may send per minute; money is counted as before."""
-        self.do(tune(self.tongue, lanes={lane: Rates(rpm, tpm)}))
-        (self.paced.add if rpm or tpm else self.paced.discard)(lane)
+    @rule(
+        whose=st.sampled_from((*LANES, *PROVIDERS)),
+        rpm=st.sampled_from((0, 0, 60, 600)),
+        tpm=st.sampled_from((0, 60, 120)),
+    )
+    def tune(self, whose, rpm, tpm):
+        """State what a lane or a provider may send per minute; money is counted as before."""
+        kind = "providers" if whose in PROVIDERS else "lanes"
+        self.do(tune(self.tongue, **{kind: {whose: Rates(rpm, tpm)}}))
+        self.rates[whose] = bool(rpm or tpm)
+        self.paced = {lane for lane in LANES if self.rates.get(lane) or self.rates.get(provider_of(lane))}
+
+    @rule(
+        of=st.sampled_from(("lane:p:a", "lane:q:b", "provider:p", "provider:q")),
+        seconds=st.sampled_from((60, 600, None)),
+        by=st.sampled_from(("operator", "provider")),
+    )
+    def pause(self, of, seconds, by):
+        kind, _, name = of.partition(":")
+        until, whose = self.pauses.get(of, (0, ""))
+        asked = self.now_ms() + (seconds * 1000 if seconds else 10**15)
+        self.do(pause(self.tongue, **{kind: name}, seconds=seconds, why="why", by=by))
+        if asked > until or by == whose == "operator":
+            until, whose = int(self.eyes.hget(f"farebox:{of}", "paused_until")), by
+            assert not seconds or abs(until - asked) < 5_000
+        self.pauses[of] = (until, whose)
+        if (kind, by) == ("provider", "provider"):
+            self.probing.setdefault(name, None)
+
+    @rule(of=st.sampled_from(("lane:p:a", "lane:q:b", "provider:p", "provider:q")))
+    def resume(self, of):
+        kind, _, name = of.partition(":")
+        self.do(resume(self.tongue, **{kind: name}))
+        self.pauses.pop(of, None)
+        if kind == "provider":
+            self.probing.pop(name, None)
+
+    @rule(lane=st.sampled_from(LANES), what=st.sampled_from(("this", "this", "that")))
+    def blame(self, lane, what):
+        """Count bad requests alike: what was answered between them, or the third one, begins anew."""
+        calls = self.books.counters[f"model:{lane}"]["calls"]
+        before, count, of = self.alike.get(lane, ("", 0, 0))
+        count = count + 1 if (before, of) == (what, calls) else 1
+        if self.pauses.get(f"lane:{lane}", (0, ""))[0] > self.now_ms():
+            count = 0
+        elif count == 3:
+            self.alike.pop(lane, None)
+        else:
+            self.alike[lane] = (what, count, calls)
+        assert self.do(self.tongue.say(BLAME, lane, f"model:{lane}", what, 3))[1] == count
+
+    @rule(seconds=st.sampled_from((1, 30, 61)))
+    def pass_time(self, seconds):
+        self._pass(seconds)
+        self.reopens = False  # a day may have passed
 
     @rule(days=st.sampled_from((1, 1, 2, 31)))
     def pass_days(self, days):
         """Let midnights pass, and nothing else: what runs goes on."""
-        self.shift_s += days * 86_400
+        self._pass(days * 86_400)
+        self.reopens = False  # the next second does
+
+    def _pass(self, seconds):
+        self.shift_s += seconds
         self.eyes.set(SHIFT, self.shift_s)
         self.eyes.hset("farebox:ledger", "clock", self.now_ms())
         self.books.today = self.today()
-        self.reopens = False  # the next second does
 
     @rule(places=st.lists(PLACE, min_size=1, max_size=3), is_charge=st.booleans())
     def confirm(self, places, is_charge):
@@ -701,7 +884,7 @@ class MoneyMachine(RuleBasedStateMachine):
             t.owed, t.is_forgotten = "", True
             if is_charge:
                 t.is_settled = True
-                late = self._ending(("answer", "all", 0, "", 0), t)
+                late = self._ending(("answer", "all", 0, "", 0, ""), t)
                 assert self.do(settle(self.tongue, [late], results_ttl_ms=TTL)) == ["repeat"]
 
     @rule(keep_rows=st.sampled_from((0, 1, 5)), entries=st.sampled_from((1, 2, 50)))
@@ -772,6 +955,8 @@ class MoneyMachine(RuleBasedStateMachine):
         self._judge_money()
         self._judge_jobs()
         self._judge_histories()
+        self._judge_retention()
+        self._judge_pace()
         self._judge_flows()
         self.reopens, self.ticked = True, False
 
@@ -850,13 +1035,14 @@ class MoneyMachine(RuleBasedStateMachine):
         assert {key.removeprefix("arq:retry:") for key in eyes.keys("arq:retry:*")} <= open_ids
         assert {field.rpartition(":")[0] for field in eyes.hkeys("farebox:strikes")} <= open_ids
         for name in BATCHES:
-            ended = Counter(
-                {w.id: 1 for w in self.works.values() if w.batch == name and w.outcome not in ("", "withdrawn")}
-            )
+            ended = [w.id for w in self.works.values() if w.batch == name and w.outcome not in ("", "withdrawn")]
             entries = eyes.xrange(f"farebox:results:{name}")
-            assert Counter(job for _, fields in entries for job in fields) == ended, "answered twice, or not at all"
+            told = defaultdict(list)
             for _, fields in entries:
-                assert all(self.works[job].outcome == outcome for job, outcome in fields.items())
+                for job, outcome in fields.items():
+                    told[job].append(outcome)
+            expected = {w.id: w.told for w in self.works.values() if w.batch == name and w.told}
+            assert told == expected, "answered twice, or not at all"
             assert set(ended) <= {key.removeprefix("arq:result:") for key in eyes.keys("arq:result:*")}
             outcomes = Counter(self.works[job].outcome for job in ended)
             record = eyes.hgetall(f"farebox:batch:{name}")
@@ -872,6 +1058,27 @@ class MoneyMachine(RuleBasedStateMachine):
             lines = [line.split("\t") for line in self.eyes.lrange(key, 0, -1)]
             assert [line[1] or line[3] for line in lines] == work.tried[-20:]
             assert (self.eyes.pttl(key) > 0) == bool(work.outcome), "a history is kept as long as its job's result"
+
+    def _judge_retention(self):
+        """What is complete expires, and nothing else does; what has ended leaves no deadline behind."""
+        for name in BATCHES:
+            record = self.eyes.hgetall(f"farebox:batch:{name}")
+            done = sum(int(record.get(word, 0)) for word in ("succeeded", "failed", "cancelled_jobs"))
+            complete = "total" in record and done >= int(record["total"])
+            for key in (f"farebox:batch:{name}", f"farebox:results:{name}", f"farebox:flows:{name}"):
+                if self.eyes.exists(key):
+                    assert (self.eyes.pttl(key) > 0) == complete, key
+        noted = {member.partition("\t")[2] for member in self.eyes.zrange("farebox:deadlines", 0, -1)}
+        waiting = {w.id for w in self.works.values() if not w.outcome and w.job.deadline_ms}
+        assert noted - self.refused == waiting, "a deadline is lost, or left behind"
+
+    def _judge_pace(self):
+        """No bucket owes anything, for no job is larger than one; who probes is known."""
+        for whose in (*(f"lane:{lane}" for lane in LANES), *(f"provider:{one}" for one in PROVIDERS)):
+            for level in self.eyes.hmget(f"farebox:{whose}", "requests", "tokens"):
+                assert float(level or 0) > -0.01, whose
+        probing = {one for one in PROVIDERS if self.eyes.hexists(f"farebox:provider:{one}", "probing")}
+        assert probing == set(self.probing)
 
     def _judge_flows(self):
         """Work that is due is found by a claim, or its flow is parked and rightly so."""
@@ -923,19 +1130,16 @@ class MoneyMachine(RuleBasedStateMachine):
 
     def _play_to_the_end(self):
         """With the limits as they are until nothing more fits; then without limits until nothing is left."""
-        for flow in self.eyes.keys("farebox:flow:*"):  # nothing is due in the far future any more
-            late = [
-                job for job, score in self.eyes.zrange(flow, 0, -1, withscores=True) if score > self.now_ms() + 10**7
-            ]
-            for job in late:
-                if not self.works[job].running:
-                    self.works[job].due_ms = 1
-                    self.eyes.zadd(flow, {job: SEQUENCE_END})
-                    lane = self.works[job].lane
-                    self.eyes.zadd(f"farebox:wait:{lane}", {flow: 1})
+        self._let_all_be_due()
         for key in self.eyes.keys("farebox:starved:*"):
             self.eyes.delete(key)
-        self.do(tune(self.tongue, lanes=dict.fromkeys(LANES, Rates())))
+        for of in list(self.pauses):
+            if self.pauses[of][0] > self.now_ms() + 10**10:  # somebody has to end these
+                self.resume(of)
+        self.lapse("dead")
+        for _ in range(3):
+            self._go_on()
+        self.do(tune(self.tongue, lanes=dict.fromkeys(LANES, Rates()), providers=dict.fromkeys(PROVIDERS, Rates())))
         self.paced.clear()
         time.sleep(0.02)
         self.lapse("dead")
@@ -954,6 +1158,55 @@ class MoneyMachine(RuleBasedStateMachine):
         assert [w.id for w in self.works.values() if not w.outcome] == []
         assert not self.eyes.keys("farebox:holds")
         assert not self.eyes.keys("farebox:parking")
+        self.judge()
+        self._seal_all()
+
+    def _let_all_be_due(self):
+        for flow in self.eyes.keys("farebox:flow:*"):  # nothing is due in the far future any more
+            late = [
+                job for job, score in self.eyes.zrange(flow, 0, -1, withscores=True) if score > self.now_ms() + 10**7
+            ]
+            for job in late:
+                if not self.works[job].running:
+                    self.works[job].due_ms = 1
+                    self.eyes.zadd(flow, {job: SEQUENCE_END})
+                    lane = self.works[job].lane
+                    self.eyes.zadd(f"farebox:wait:{lane}", {flow: 1})
+
+    def _seal_all(self):
+        """Batches that are over leave nothing behind but what is retained."""
+        self._claim(dict.fromkeys(LANES, (50, 0)))
+        for name in BATCHES:
+            if name not in self.cancelled:
+                self.seal(name)
+        self.judge()
+        left = {"strikes", "open", "wait", "leases", "parked", "starved", "flow"}
+        left = {key for key in self.eyes.keys("farebox:*") if key.split(":")[1] in left}
+        assert not left, "left behind by batches that are over"
+        for kind in ("movable", "spread"):  # as whoever serves them does every few seconds
+            for flow in self.eyes.smembers(f"farebox:{kind}"):
+                assert self.do(move(self.tongue, flow, flow, kind, ())) == 0
+            assert not self.eyes.exists(f"farebox:{kind}"), "nobody needs these any more"
+
+    def _go_on(self):
+        """Whatever happened before: a minute later, something goes in every provider that has work and money."""
+        self._pass(700)
+        self.reopens = False
+        self.lapse("due")
+        self.judge()
+        parked = set(self.eyes.hkeys("farebox:parking"))
+        ready = [w for w in self.works.values() if not w.outcome and not w.running and w.due_ms <= self.now_ms()]
+        able = {
+            provider_of(w.lane) for w in ready if w.batch not in self.cancelled and w.flow not in parked
+        }  # all pauses are over
+        found = {claimed.token for claimed in self._claim(dict.fromkeys(LANES, (50, 0)))}
+        chosen = [t for t in self.tries if t.claimed.token in found]
+        self._admit(chosen, [0 for _ in chosen])
+        admitted = [t for t in chosen if t.owed]
+        assert {provider_of(t.claimed.flow.split(":", 4)[4]) for t in admitted} == able, (
+            "there is work, and nobody may do it"
+        )
+        self._settle([(t, self._ending(("answer", "none", 0, "", 0, ""), t)) for t in admitted])
         self.judge()
 
     def _work_off(self):

@@ -48,7 +48,7 @@ async def serve(client):
     async with Shop(settings) as shop:
         process = Process(client, settings, shop.routes, burst=True, handle_signals=False)
         await asyncio.wait_for(process.main(), 60)
-        assert await process._sweep_cancelled({}) >= 0
+        assert await process._housekeeping.sweep() >= 0
         await process._poll_iteration()
         await process.depart()
         return process.jobs_complete

@@ -11,7 +11,6 @@ SECONDS = float(os.environ.get("FAREBOX_CHAOS_S", "10"))
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.server,
     pytest.mark.timeout(120 + 2 * SECONDS),
     pytest.mark.skipif(not server_binary(), reason="no server to kill"),
 ]

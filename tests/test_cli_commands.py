@@ -141,7 +141,7 @@ def test_cancel_before_anything_was_sent(desk, ledger):
 
 
 def test_cancel_while_a_run_is_going(desk, simulate):
-    simulated = simulate("--latency-ms", 200)
+    simulated = simulate("--latency-ms", 1000)
     desk.prompts(100)
     process = desk.start(
         "run", "in.jsonl", "-m", "sim:sim-1", "--budget", 1, "-o", "out.jsonl", "--concurrency", 4, "--json"

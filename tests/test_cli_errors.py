@@ -34,7 +34,12 @@ def test_no_input_file(desk):
 
 def test_a_directory_as_input(desk):
     (desk.home / "folder").mkdir()
-    assert "folder" in refused(desk, 2, "run", "folder", *ECHO)
+    assert "folder is a directory" in refused(desk, 2, "run", "folder", *ECHO)
+
+
+def test_a_misspelt_command_names_the_nearest(desk):
+    assert "Did you mean status?" in refused(desk, 2, "statsu")
+    assert "No such command 'xyzzy'" in refused(desk, 2, "xyzzy")
 
 
 def test_an_unreadable_input(desk):
@@ -299,12 +304,13 @@ def shared_server(desk, *extra):
 
 @pytest.mark.parametrize(
     "words",
-    [["run", "in.jsonl", *ECHO], ["submit", "in.jsonl", "-m", "echo:echo"], ["worker"], ["batches"], ["cost"],
-     ["budget", "show"], ["budget", "set", "5"], ["status", "x"], ["results", "x", "-o", "-"], ["cancel", "x"]],
+    [["run", "in.jsonl", *ECHO], ["submit", "in.jsonl", "-m", "echo:echo"], ["batches"], ["cost"], ["budget", "show"],
+     ["budget", "set", "5"], ["status", "x"], ["results", "x", "-o", "-"], ["cancel", "x"]],
 )  # fmt: skip
 def test_redis_cannot_be_reached_and_its_password_is_not_shown(desk, words):
     desk.prompts(1)
-    said = refused(desk, 1, *words, "--redis", "redis://me:hunter2secret@127.0.0.1:1/0")
+    said = refused(desk, 1, *words, "--redis", "redis://me:hunter2secret@127.0.0.1:1/0",
+                   FAREBOX_REDIS_WAIT_S="0")  # fmt: skip
     assert "cannot reach redis://***@127.0.0.1:1/0" in said
     assert "hunter2secret" not in said
 

@@ -77,6 +77,17 @@ def test_a_wrong_fallback_is_told_before_anything_is_sent(desk, simulate, second
     assert first.bill()["calls"] == 0
 
 
+def test_a_pause_is_waited_out_only_as_long_as_the_flag_says(desk, simulate, second):
+    first = simulate("--share-429", 1, "--retry-after-s", 2)
+    other = second()
+    desk.prompts(8)
+    flags = ("-m", "sim:sim-1", "--fallback", "other:m", "--fallback-after", 0.5, "--budget", 1)
+    ended = desk.run("run", "in.jsonl", *flags, "-o", "out.jsonl")
+    assert ended.code == 0, ended
+    assert_exactly_once(desk.out(), [f"p{n}" for n in range(8)])
+    assert (first.bill()["billed_calls"], other.bill()["billed_calls"]) == (0, 8)
+
+
 def test_a_file_is_spread_over_equals_and_each_line_is_answered_once(desk, simulate, second):
     first = simulate("--latency-ms", 300)
     other = second()

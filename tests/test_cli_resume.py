@@ -1,5 +1,6 @@
 """A run finds itself again: killed, interrupted, moved, robbed of its data, out of disk; nothing is asked twice."""
 
+import csv
 import json
 import os
 import random
@@ -78,6 +79,34 @@ def test_kill_9_of_the_process_group_at_any_instant(desk, simulate, seed):
     repeated = desk.run(*run_words())
     assert repeated.json | {"wall_s": 0} == ended.json | {"wall_s": 0}
     assert simulated.bill()["calls"] <= 400 + 4 * KILLS
+
+
+@pytest.mark.slow
+def test_kill_9_at_any_instant_leaves_table_order_and_nothing_beside_them(desk, simulate):
+    simulated = simulate("--latency-ms", 5)
+    chance = random.Random(7)
+    rows = "".join(f'p{n},"say ""{n}"",\nplease"\n' for n in range(200))
+    (desk.home / "in.csv").write_text(f"custom_id,text\n{rows}")
+    words = [*run_words(out="x.csv"), "--template", "Do: {text}", "--max-tokens", 50, "--ordered"]
+    words[1], out = "in.csv", desk.home / "x.jsonl"
+    for _ in range(2 * KILLS):
+        process = desk.start(*words)
+        wait_for_lines(process, out, chance.choice((0, lines_in(out) + 20, 200)))  # starting, working, finishing
+        time.sleep(chance.random() * chance.choice((0.05, 1)))
+        kill_group(process)
+        process.communicate()
+    ended = desk.run(*words)
+    assert ended.code == 0, ended
+    assert [line["custom_id"] for line in desk.out("x.jsonl")] == [f"p{n}" for n in range(200)]
+    with (desk.home / "x.csv").open(newline="") as table:
+        written = list(csv.DictReader(table))
+    assert [row["text"] for row in written] == [f'say "{n}",\nplease' for n in range(200)]
+    said = [line["response"]["body"]["choices"][0]["message"]["content"] for line in desk.out("x.jsonl")]
+    assert [row["answer"] for row in written] == said
+    assert not [path for path in desk.home.iterdir() if path.suffix == ".tmp"]
+    spent = ended.json["spent_nusd"]
+    assert spent <= simulated.bill()["cost_nusd"] <= spent + ended.json["unconfirmed_nusd"]
+    assert desk.run("audit").code == 0
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from openai._models import FinalRequestOptions as OpenAIOptions
 
 from farebox_worker.providers import anthropic as anthropic_adapter
 from farebox_worker.providers import openai as openai_adapter
-from farebox_worker.providers.connection import FOREVER, plain
+from farebox_worker.providers.connection import FOREVER, MOST_TEMPLATES, HttpClient
 
 KEY = "sk-test-0123456789"
 CLIENTS = [
@@ -18,10 +18,25 @@ CLIENTS = [
 ]
 
 
+class Carried(HttpClient):
+    """Keeps what is to be sent."""
+
+    def __init__(self):
+        super().__init__()
+        self.requests = []
+
+    async def carry(self, request):
+        self.requests.append(request)
+        return httpx2.Response(200, request=request)
+
+
+def client_of(client_type, **more):
+    return client_type(api_key=KEY, base_url="http://127.0.0.1:9/v1", max_retries=0, timeout=FOREVER, **more)
+
+
 def built(client_type, options_type, content, **options):
-    client = client_type(api_key=KEY, base_url="http://127.0.0.1:9/v1", max_retries=0, timeout=FOREVER)
     made = options_type.construct(method="post", url="/x", json_data=None, content=content, files=None, **options)
-    return [client._build_request(made) for _ in range(2)][-1]
+    return client_of(client_type)._build_request(made)
 
 
 def headers_of(request):
@@ -29,28 +44,37 @@ def headers_of(request):
 
 
 @pytest.mark.parametrize(("sdk", "ours", "options_type"), CLIENTS)
-def test_a_plain_call_is_the_request_the_sdk_would_build(sdk, ours, options_type):
-    headers = {"x-own": "1"}
-    theirs = built(sdk, options_type, b'{"a":1}', headers=headers, timeout=FOREVER)
-    mine = built(ours, options_type, b'{"a":1}', **plain(headers))
-    assert (mine.method, mine.url, mine.content) == (theirs.method, theirs.url, theirs.content)
-    assert headers_of(mine) == headers_of(theirs)
-    assert mine.extensions == theirs.extensions
-    assert KEY in mine.headers["authorization"]
+async def test_a_plain_call_is_the_request_the_sdk_would_build(sdk, ours, options_type):
+    async with Carried() as carried:
+        client = client_of(ours, http_client=carried)
+        for body in (b'{"a":1}', b'{"a":2}'):
+            theirs = built(sdk, options_type, body, headers={"x-own": "1"}, timeout=FOREVER)
+            await client.call("/x", body, {"x-own": "1"})
+            mine = carried.requests[-1]
+            assert (mine.method, mine.url, mine.content) == (theirs.method, theirs.url, theirs.content)
+            assert headers_of(mine) == headers_of(theirs)
+            assert "content-length" not in mine.headers
+            assert mine.extensions == theirs.extensions
+            assert KEY in mine.headers["authorization"]
 
 
 @pytest.mark.parametrize(("sdk", "ours", "options_type"), CLIENTS)
-def test_other_headers_make_another_template(sdk, ours, options_type):
-    client = ours(api_key=KEY, base_url="http://127.0.0.1:9/v1")
-    options = [plain({"x-own": name}) for name in "ab"]
-    made = [options_type.construct(method="post", url="/x", content=b"{}", **each) for each in options]
-    first, second = (client._build_request(options) for options in made)
-    assert (first.headers["x-own"], second.headers["x-own"]) == ("a", "b")
+async def test_other_headers_or_another_path_make_another_template(sdk, ours, options_type):
+    del sdk, options_type
+    async with Carried() as carried:
+        client = client_of(ours, http_client=carried)
+        for path, name in [("/x", "a"), ("/x", "b"), ("/y", "a"), ("/x", "a")]:
+            await client.call(path, b"{}", {"x-own": name})
+        sent = [(request.url.path, request.headers["x-own"]) for request in carried.requests]
+        assert sent == [("/v1/x", "a"), ("/v1/x", "b"), ("/v1/y", "a"), ("/v1/x", "a")]
 
 
 @pytest.mark.parametrize(("sdk", "ours", "options_type"), CLIENTS)
-def test_whatever_is_no_plain_call_goes_the_sdks_way(sdk, ours, options_type):
-    timeout = httpx2.Timeout(7.0)
-    request = built(ours, options_type, b"{}", headers={}, timeout=timeout)
-    assert type(request) is httpx2.Request
-    assert request.extensions["timeout"] == timeout.as_dict()
+async def test_many_different_headers_cost_no_memory(sdk, ours, options_type):
+    del sdk, options_type
+    async with Carried() as carried:
+        client = client_of(ours, http_client=carried)
+        for number in range(MOST_TEMPLATES + 5):
+            await client.call("/x", b"{}", {"x-own": str(number)})
+        assert len(client._templates) == MOST_TEMPLATES
+        assert carried.requests[-1].headers["x-own"] == str(MOST_TEMPLATES + 4)

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from tests.test_process import HOLD, LANE, Stage, until
 
-from farebox.amend import retry_failed
+from farebox.amend import drop, retry_failed
 from farebox.errors import (
     ProviderAuthError,
     ProviderOverloadedError,
@@ -19,8 +19,11 @@ from farebox_worker.bus.blame import MOST_ALIKE
 from farebox_worker.bus.claim import Ask, claim
 from farebox_worker.bus.expire import expire
 from farebox_worker.bus.lapse import lapse
-from farebox_worker.bus.pause import pause, read_pauses, resume
+from farebox_worker.bus.pause import Refusal, pause, read_pauses, resume
+from farebox_worker.bus.scripts import BLAME
 from farebox_worker.bus.settle import Settlement, settle
+from farebox_worker.bus.sweep import sweep
+from farebox_worker.bus.withdraw import withdraw
 from farebox_worker.failures import judge
 from farebox_worker.heartbeats import read_heartbeats
 from farebox_worker.history import MOST_LETTERS, read_tried, tried_line
@@ -327,6 +330,56 @@ async def test_deadlines_of_jobs_that_have_ended_are_forgotten_and_a_retry_takes
     await redis.zadd(batch.keys.deadlines, {f"b1\t{batch.job_id('c0')}": 1, "b1\tnobody": 1})
     assert await expire(batch.tongue, results_ttl_ms=TTL) == 0
     assert await redis.zcard(batch.keys.deadlines) == 0
+
+
+async def test_a_job_that_is_claimed_while_it_expires_keeps_its_deadline(stage, monkeypatch):
+    batch, redis = stage.batch, stage.batch.redis
+    await stage.begin(0)
+    await batch.submit([Job(1, "c0", LANE, "chat", b"{}", deadline_ms=1)])
+
+    async def claimed_first(tongue, group, **options):
+        assert len((await claim(tongue, [Ask(LANE, 1, 0)], lease_ms=60_000)).jobs) == 1
+        return await settle(tongue, group, **options)
+
+    monkeypatch.setattr("farebox_worker.bus.expire.settle", claimed_first)
+    assert await expire(batch.tongue, results_ttl_ms=TTL) == 0
+    assert await redis.zcard(batch.keys.deadlines) == 1
+
+
+async def test_a_deadline_is_forgotten_with_its_job(stage):
+    batch, redis = stage.batch, stage.batch.redis
+    await stage.begin(0)
+    await batch.submit([Job(1, f"c{n}", LANE, "chat", b"{}", deadline_ms=10**13) for n in range(3)])
+    flow = batch.keys.flow(0, "b1", LANE)
+    assert await drop(batch, batch.job_id("c0"), "c0", flow)
+    assert await withdraw(batch.tongue, flow, [batch.job_id("c1")]) == 1
+    await batch.cancel()
+    assert await sweep(batch.tongue, results_ttl_ms=TTL) == 1
+    assert await redis.zcard(batch.keys.deadlines) == 0
+
+
+async def test_a_retry_of_nothing_does_not_keep_a_complete_batch_for_good(stage):
+    batch = stage.batch
+    await stage.begin(0)
+    await batch.seal(0)
+    assert await retry_failed(batch) == 0
+    assert await batch.redis.pttl(batch.keys.batch("b1")) > 0
+
+
+async def test_garbage_in_a_lane_and_its_provider_stops_no_verb(stage):
+    batch, redis = stage.batch, stage.batch.redis
+    await stage.begin(1)
+    words = ("paused_until", "rpm", "tpm", "requests", "tokens", "paced", "window", "need", "mean", "target", "cut",
+             "ceiling", "grown", "grew", "refusals", "refused", "alike_count")  # fmt: skip
+    keys = (batch.keys.lane(LANE), batch.keys.provider(LANE.partition(":")[0]))
+    for key in keys:
+        await redis.hset(key, mapping=dict.fromkeys(words, "garbage") | {"alike_what": "this", "alike_calls": "0"})
+    await redis.hset(batch.keys.parking, batch.keys.flow(0, "b1", LANE), "global\t5\t1")
+    await batch.tongue.say(BLAME, LANE, f"model:{LANE}", "this", 3)
+    await lapse(batch.tongue, dead=True)
+    assert (await pause(batch.tongue, LANE, seconds=1, why="why", refusal=Refusal(0.0, 1.0))).until_ms
+    await resume(batch.tongue, LANE)
+    assert len((await claim(batch.tongue, [Ask(LANE, 1, 0)], lease_ms=60_000)).jobs) == 1
 
 
 async def test_jobs_without_a_deadline_are_not_noted(stage):

@@ -1,6 +1,7 @@
 """A job that names several models: who answers it, when it moves on, and what becomes of its money meanwhile."""
 
 import asyncio
+import math
 from collections import Counter
 from contextlib import asynccontextmanager
 
@@ -24,7 +25,7 @@ from farebox.errors import (
 )
 from farebox.fallback import as_asked_in, first_lane, lanes_after, moved
 from farebox.records import Job, JobEnvelope
-from farebox_worker.balance import Balance
+from farebox_worker.balance import Balance, Load, share, soonest_s
 from farebox_worker.bus.admit import Fare, admit
 from farebox_worker.bus.claim import Ask, claim
 from farebox_worker.bus.lapse import lapse
@@ -402,6 +403,29 @@ async def test_what_a_worker_has_claimed_does_not_move_even_when_its_lease_has_r
     assert await stage.batch.redis.zscore(goal, claimed.job_id) is None
 
 
+async def test_a_flow_is_noted_only_while_its_jobs_may_still_go_elsewhere(stage):
+    await stage.begin(5, B, C)
+    noted = stage.batch.ledger.keys.movable
+    moves = await moves_of(stage)
+    await pause(stage.batch.tongue, A, seconds=300, why="account")
+    assert await moves.relieve() == 5
+    await moves.relieve()
+    assert await stage.batch.redis.smembers(noted) == {f"farebox:flow:0:b1:{B}".encode()}
+    await pause(stage.batch.tongue, B, seconds=300, why="account")
+    assert await moves.relieve() == 5
+    await moves.relieve()
+    assert await stage.batch.redis.smembers(noted) == set()
+
+
+async def test_what_failed_in_all_lanes_but_one_is_noted_no_more(stage):
+    await stage.begin(3, B)
+    stage.vendor.act[A] = raising(REFUSED)
+    async with stage.process():
+        await stage.finished(3)
+        await stage.batch.redis.srem(stage.batch.ledger.keys.movable, f"farebox:flow:0:b1:{A}")
+        assert await stage.batch.redis.smembers(stage.batch.ledger.keys.movable) == set()
+
+
 # --- spread over equals ---------------------------------------------------------------------------------------------
 
 
@@ -453,10 +477,41 @@ async def test_what_an_equal_refused_is_not_brought_back_to_it(stage):
 async def test_a_lane_takes_over_only_jobs_that_name_it(stage):
     await stage.begin(50, B, spread=True)
     balance = Balance(stage.batch.tongue, only_batch="")
-    assert await balance.take_over({C: 10}) == 0
+    assert await balance.take_over({C: (0, 10)}) == 0
     await claim(stage.batch.tongue, [Ask(B, 100)], lease_ms=30_000)
     await claim(stage.batch.tongue, [Ask(B, 100)], lease_ms=30_000)
-    assert await balance.take_over({B: 10}) > 0
+    assert await balance.take_over({B: (0, 10)}) > 0
+
+
+def test_all_lanes_end_together_and_a_slow_one_begins_nothing_that_others_end_sooner():
+    quick, middle, slow = Load(400, 8, 0, 0.1), Load(30, 8, 0, 1.0), Load(30, 8, 0, 5.0)
+    end_s = soonest_s([quick, middle, slow])
+    assert 5.0 < end_s < 6.0
+    assert share(slow, quick, end_s) == 0, "it has enough for now"
+    quick.waiting = 100
+    end_s = soonest_s([quick, middle, slow])
+    assert 1.0 < end_s < 5.0
+    assert share(slow, quick, end_s) == slow.waiting, "none of them would be answered in time here"
+    assert share(middle, slow, end_s) == share(quick, slow, end_s) == 0
+    idle_slow = Load(0, 0, 8, 5.0)
+    assert share(Load(800, 8, 0, 0.1), idle_slow, 4.9) == 0
+    assert share(Load(800, 8, 0, 0.1), idle_slow, 5.1) == 8
+
+
+def test_a_lane_whose_calls_nobody_knows_takes_no_more_than_its_free_slots_and_gives_half():
+    unknown, quick = Load(20, 8, 0, None), Load(0, 0, 8, 0.1)
+    assert share(quick, unknown, 1.0) == 0
+    assert share(unknown, quick, soonest_s([unknown, quick])) <= 10
+    assert share(Load(20, 8, 0, 1.0), Load(0, 0, 3, None), 1.0) == 3
+    assert share(unknown, Load(0, 0, 8, 0.1, is_paused=True), 1.0) == 0
+
+
+def test_a_paused_lane_gives_all_and_a_rate_bounds_what_a_lane_takes():
+    paused = Load(50, 0, 8, 1.0, is_paused=True)
+    limited = Load(0, 0, 100, 0.1, most_per_s=1.0)
+    assert limited.per_s == 1.0
+    assert share(paused, Load(0, 0, 100, 0.1), math.inf) == 50
+    assert soonest_s([paused]) == math.inf
 
 
 # --- pure -----------------------------------------------------------------------------------------------------------

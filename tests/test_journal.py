@@ -21,6 +21,7 @@ from farebox_worker.bus.fold import fold
 from farebox_worker.bus.lapse import lapse
 from farebox_worker.bus.settle import NOTE_LETTERS, Settlement, booking_note, settle
 
+MOST_TARGET = 10_000  # as in pace.lua: nothing bounds the calls in flight
 LANE = "echo:echo"
 TTL = 60_000
 NOTE = booking_note("0.0.65 2026-11-22", "req_1", 7, 0, "flex")
@@ -186,6 +187,7 @@ async def test_an_attempt_of_many_lapses_at_once_is_told_in_several_entries(redi
     await batch.ledger.create()
     await batch.open()
     await batch.submit([Job(1, f"c{n}", LANE, "chat", b"{}") for n in range(1200)])
+    await redis.hset(f"farebox:lane:{LANE}", "target", MOST_TARGET)
     for _ in range(12):
         await take(batch, 100)
     assert len(await lapse(batch.tongue, dead=True)) == 1200
@@ -493,6 +495,7 @@ async def test_what_has_no_price_is_no_overrun(batch):
 
 async def test_a_fold_of_large_entries_takes_some_thousand_rows_at_a_time(batch):
     await batch.submit([Job(1, f"more{n}", LANE, "chat", b"{}") for n in range(2_600)])
+    await batch.redis.hset(f"farebox:lane:{LANE}", "target", MOST_TARGET)
     for _ in range(13):
         await take(batch, 200)
     await lapse(batch.tongue, dead=True)

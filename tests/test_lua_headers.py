@@ -148,7 +148,7 @@ ENOUGH = {
     "settle": [10, 0, "n:1", "n:flow:0:b:l", "abcdefghijkl0000", "finish", "actual", 3, 1, 1, "", 0,
                "succeeded", "r", "", "p", "", "cut:5 tokens:3 left:4,5"],
     "lapse": ["1", ""], "confirm": ["release", "abcdefghijkl0000"], "pause": ["lane:l", 10, "why", "provider", 5, 10],
-    "withdraw": ["n:flow:0:b:l", "b", "n:1"], "move": ["n:flow:0:b:l", "n:flow:0:b:k", "movable", "n:1"],
+    "withdraw": ["n:flow:0:b:l", "b", "", "n:1"], "move": ["n:flow:0:b:l", "n:flow:0:b:k", "movable", "n:1"],
     "drop": ["b", 10, "n:1", "n:flow:0:b:l", "r"], "retry": ["b", "n:1", "n:flow:0:b:l", "sha1", "p"],
     "blame": ["l", "model:l", "400 why", 20],
     "adopt": ["e", "f"], "reuse": ["b", 10, "n:2", "d", "answered", "r"],

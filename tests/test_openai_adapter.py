@@ -5,13 +5,14 @@ import json
 import aiohttp
 import pytest
 from tests.adapter_contract import FACTS, KEY, HttpAdapterContract, chat, job, script
+from tests.openai_adapters import adapter, unreachable, vendor
 
 from farebox.errors import InputError, ProviderAccountError
 from farebox_worker.providers import fate
 from farebox_worker.providers.base import Facts, PromptMessage
 from farebox_worker.providers.openai import OpenAIProvider
 
-__all__ = ["script"]
+__all__ = ["adapter", "script", "unreachable", "vendor"]
 
 IMAGE = [{"type": "image_url", "image_url": {"url": "https://example.com/cat.png"}}]
 TOOL = {"type": "function", "function": {"name": "f"}}
@@ -29,27 +30,6 @@ def completion(message=None, finish="stop", usage=None, **fields):
         "usage": usage or {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
         **fields,
     }
-
-
-@pytest.fixture
-async def adapter(script):
-    made = OpenAIProvider("p", api_key=KEY, base_url=f"{script.url}/v1")
-    yield made
-    await made.aclose()
-
-
-@pytest.fixture
-async def unreachable():
-    made = OpenAIProvider("p", api_key=KEY, base_url="http://127.0.0.1:1/v1")
-    yield made
-    await made.aclose()
-
-
-@pytest.fixture
-async def vendor():
-    made = OpenAIProvider("openai", api_key=KEY)
-    yield made
-    await made.aclose()
 
 
 @pytest.fixture

@@ -5,38 +5,17 @@ from dataclasses import replace
 
 import pytest
 from tests.adapter_contract import FACTS, KEY, FateContract, job, script
+from tests.openai_adapters import adapter, unreachable, vendor
 
 from farebox.errors import InputError
 from farebox_worker.providers.anthropic import AnthropicProvider
-from farebox_worker.providers.openai import OpenAIProvider
 
-__all__ = ["script"]
+__all__ = ["adapter", "script", "unreachable", "vendor"]
 
 
 def vectors(usage=None, count=1):
     data = [{"object": "embedding", "index": at, "embedding": [0.5, -0.5]} for at in range(count)]
     return {"object": "list", "data": data, "model": "m-1", "usage": usage or {"prompt_tokens": 8, "total_tokens": 8}}
-
-
-@pytest.fixture
-async def adapter(script):
-    made = OpenAIProvider("p", api_key=KEY, base_url=f"{script.url}/v1")
-    yield made
-    await made.aclose()
-
-
-@pytest.fixture
-async def unreachable():
-    made = OpenAIProvider("p", api_key=KEY, base_url="http://127.0.0.1:1/v1")
-    yield made
-    await made.aclose()
-
-
-@pytest.fixture
-async def vendor():
-    made = OpenAIProvider("openai", api_key=KEY)
-    yield made
-    await made.aclose()
 
 
 class TestFate(FateContract):

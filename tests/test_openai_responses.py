@@ -4,12 +4,12 @@ import json
 
 import pytest
 from tests.adapter_contract import FACTS, KEY, FateContract, job, script
+from tests.openai_adapters import adapter, unreachable, vendor
 
 from farebox.errors import InputError, ProviderOverloadedError, ProviderRateLimitError, ProviderRequestError
 from farebox_worker.failures import judge
-from farebox_worker.providers.openai import OpenAIProvider
 
-__all__ = ["script"]
+__all__ = ["adapter", "script", "unreachable", "vendor"]
 
 SAID = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Hi there"}]}
 REFUSED = {"type": "message", "role": "assistant", "content": [{"type": "refusal", "refusal": "I cannot"}]}
@@ -26,27 +26,6 @@ def response(*output, status="completed", usage=None, **fields):
         "usage": usage or {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15},
         **fields,
     }
-
-
-@pytest.fixture
-async def adapter(script):
-    made = OpenAIProvider("p", api_key=KEY, base_url=f"{script.url}/v1")
-    yield made
-    await made.aclose()
-
-
-@pytest.fixture
-async def unreachable():
-    made = OpenAIProvider("p", api_key=KEY, base_url="http://127.0.0.1:1/v1")
-    yield made
-    await made.aclose()
-
-
-@pytest.fixture
-async def vendor():
-    made = OpenAIProvider("openai", api_key=KEY)
-    yield made
-    await made.aclose()
 
 
 def asked(text="Hello", **fields):

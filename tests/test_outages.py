@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 from redis import Redis as SyncRedis
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
 from tests.conftest import server_binary
 from tests.proxy import Proxy
 from tests.test_process import COST, Stage, until
 
 from farebox.connection import PASSING, check_server, connect, passes, word_of
 from farebox.errors import ServerAwayError, ServerError
+from farebox_worker import housekeeping, server_process
 from farebox_worker.embedded import start_server
 from farebox_worker.outage import Outage
 
@@ -145,7 +147,8 @@ TROUBLES = {
 
 
 @pytest.fixture
-def trouble():
+def trouble(monkeypatch):
+    monkeypatch.setattr(server_process, "find_server_binary", lambda: Path(server_binary()))  # each has its own words
     with tempfile.TemporaryDirectory(prefix="fbo") as folder:
         trouble = Trouble(folder)
         yield trouble
@@ -202,6 +205,29 @@ async def check(trouble, word):
         await check_server(redis, url=trouble.url)
     finally:
         await redis.aclose(close_connection_pool=True)
+
+
+async def test_a_chore_that_meets_an_outage_is_left_for_later(monkeypatch):
+    async def away(*_, **__):
+        raise RedisConnectionError("Connection closed by server.")
+
+    monkeypatch.setattr(housekeeping, "sweep", away)
+    stage = Stage("")
+    async with stage.process() as process:
+        chores = {cron.name: cron.coroutine for cron in process.cron_jobs}
+        assert await chores["farebox:sweep"]({}) == 0
+    await stage.batch.redis.aclose(close_connection_pool=True)
+
+
+async def test_a_process_that_ends_leaves_no_chore_to_meet_closed_connections():
+    stage = Stage("")
+    await stage.begin()
+    async with stage.process() as process:
+        chore = process.tasks["chore"] = asyncio.create_task(asyncio.Event().wait())
+        process.drain()
+        await asyncio.wait_for(process.task, 10)
+        assert chore.cancelled()
+    await stage.batch.redis.aclose(close_connection_pool=True)
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,28 @@ class Crashes(RuleBasedStateMachine):
         self.synced = len(self.lines)
         assert self.path.read_bytes() == b"".join(self.lines)
 
+    @rule(data=st.data())
+    def put_in_order(self, data):
+        wanted = data.draw(st.permutations(range(self.next)))
+        self.out.put_in_order([job(number) for number in wanted])
+        self.lines.sort(key=lambda kept: wanted.index(number_of(kept)))
+        self.synced = len(self.lines)
+        assert self.path.read_bytes() == b"".join(self.lines)
+
+    @rule(data=st.data())
+    def kill_while_rewriting(self, data):
+        self.sync()
+        content = b"".join(self.lines)
+        beside = self.path.with_name(f".{self.path.name}.rewrite.tmp")
+        beside.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+        os.close(self.out._fd)
+        self.out = OutputFile.open(self.path)
+        assert self.path.read_bytes() == content
+
+    @invariant()
+    def nothing_is_left_beside_it(self):
+        assert list(self.path.parent.iterdir()) == [self.path]
+
     @invariant()
     def ids_and_money_match_the_lines(self):
         numbers = [number_of(kept) for kept in self.lines]
@@ -194,6 +216,16 @@ def test_a_write_torn_at_any_byte_leaves_the_complete_lines(path, kept):
             assert file.lines == kept
             file.append([second])
         assert path.read_bytes() == content
+
+
+def test_what_a_killed_rewrite_left_beside_it_is_removed(path):
+    path.write_bytes(line(1))
+    beside = path.with_name(f".{path.name}.rewrite.tmp")
+    beside.write_bytes(line(1)[:50])
+    with OutputFile.open(path) as file:
+        assert not beside.exists()
+        assert file.put_in_order([job(1)]) is False
+    assert path.read_bytes() == line(1)
 
 
 def test_lost_power_that_left_zeros_between_lines_is_not_guessed_at(path):

@@ -27,7 +27,7 @@ from farebox.errors import (
     ProviderRateLimitError,
 )
 from farebox.records import Job
-from farebox_worker import attempt as attempts
+from farebox_worker import endings, housekeeping, sending
 from farebox_worker import process as process_module
 from farebox_worker import settler as settler_module
 from farebox_worker.bus.claim import Ask, claim
@@ -217,8 +217,8 @@ async def test_an_attempt_whose_lease_has_run_out_is_handed_back_unsent(stage):
     await stage.begin(1)
     [claimed] = (await claim(stage.batch.tongue, [Ask(LANE, 1)], lease_ms=1)).jobs
     route = Route(LANE, Shelf().resolve(LANE, tier="standard"), stage.provider)
-    one = attempts.prepare(claimed, "b1", route, deadline=time.monotonic() - 0.001)
-    settlement, verdict = await attempts.send(one, timeout_s=1, max_attempts=5)
+    one = sending.prepare(claimed, "b1", route, deadline=time.monotonic() - 0.001)
+    settlement, verdict = await sending.send(one, timeout_s=1, max_attempts=5)
     assert (settlement.action, settlement.money, verdict) == ("return", "release", None)
     assert not stage.provider.posted
 
@@ -291,7 +291,7 @@ async def test_a_process_too_short_for_its_cron_folds_the_journal_all_the_same(s
     await stage.begin(3)
     async with stage.process():
         await stage.finished(3)
-    monkeypatch.setattr(process_module, "fold", partial(process_module.fold, keep_rows=0))
+    monkeypatch.setattr(housekeeping, "fold", partial(housekeeping.fold, keep_rows=0))
     async with stage.process():
         await until(lambda: stage.batch.redis.exists(stage.batch.keys.checkpoint))
     assert await stage.batch.redis.xlen(stage.batch.keys.journal) == 0
@@ -472,7 +472,8 @@ async def test_a_usage_no_counter_can_hold_is_booked_at_the_hold_and_spoils_no_o
 async def test_a_retry_is_due_by_the_servers_clock(stage, monkeypatch):
     await stage.begin(1)
     ahead = types.SimpleNamespace(time=lambda: time.time() + 3600, monotonic=time.monotonic)
-    monkeypatch.setattr(attempts, "time", ahead)
+    for module in (sending, endings):
+        monkeypatch.setattr(module, "time", ahead)
 
     async def fail_once(number):
         if number == 1:

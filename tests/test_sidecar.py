@@ -9,6 +9,7 @@ import pytest
 
 from farebox.errors import InputError
 from farebox_worker.files import Sidecar, sidecar, sidecar_path
+from farebox_worker.files.durable import replacing
 
 WHEN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -98,3 +99,22 @@ def test_a_write_that_fails_leaves_the_old_one_and_nothing_beside_it(tmp_path, m
 def test_a_missing_directory_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match="No such file or directory"):
         sidecar.write(tmp_path / "gone" / "s", example())
+
+
+def test_what_a_killed_writer_left_is_taken_over(tmp_path):
+    path = tmp_path / "s"
+    beside = tmp_path / ".s.tmp"
+    beside.write_bytes(b"x" * 10_000)
+    sidecar.write(path, example())
+    assert sidecar.read(path) == example()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_two_writers_of_one_name_never_mix(tmp_path):
+    path = tmp_path / "s"
+    with replacing(path) as file:
+        with pytest.raises(InputError, match="another run is writing"), replacing(path):
+            pass
+        file.write(b"first")
+    assert path.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [path]

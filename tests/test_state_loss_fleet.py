@@ -29,7 +29,6 @@ JOBS = 240
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.server,
     pytest.mark.timeout(300),
     pytest.mark.skipif(not server_binary(), reason="no server to lose"),
 ]

@@ -7,7 +7,6 @@ import pytest
 
 from farebox.errors import ProviderRateLimitError
 from farebox.records import VERSION, Job, Result, decode_job, decode_result, encode_job
-from farebox_worker.attempt import prepare, send
 from farebox_worker.bus.claim import Claimed
 from farebox_worker.catalogue import Catalogue, Entry
 from farebox_worker.failures import judge
@@ -20,6 +19,7 @@ from farebox_worker.providers.base import Facts, Prepared, Reply, TokenUsage
 from farebox_worker.providers.openai import OpenAIProvider
 from farebox_worker.rates import flat, price_of
 from farebox_worker.routes import Patience, Route
+from farebox_worker.sending import prepare, send
 from farebox_worker.settings import ModelSettings, ProviderSettings, Settings
 from farebox_worker.tiers import book, tier_named
 

@@ -48,6 +48,20 @@ def test_a_line_keeps_its_own_system_message(role):
     assert body(messages_line(system="mine"), system="S")["system"] == "mine"
 
 
+@pytest.mark.parametrize(("url", "name"), [("/v1/responses", "text"), ("/v1/messages", "output_config")])
+def test_a_schema_joins_what_a_line_says_of_its_answer_but_for_its_own_format(url, name):
+    asked = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 5} if name != "text" else {"input": "x"}
+
+    def of(said):
+        line = {"custom_id": "a", "method": "POST", "url": url, "body": asked | {name: said}}
+        return body(line, schema=SCHEMA)[name]
+
+    joined = of({"verbosity": "low"})
+    assert (joined["verbosity"], joined["format"]["type"]) == ("low", "json_schema")
+    for own in ({"verbosity": "low", "format": {"type": "text"}}, {"format": None}):
+        assert of(own) == own
+
+
 def test_a_schema_is_asked_for_in_the_words_of_each_api():
     closed = SCHEMA | {"required": ["label"], "additionalProperties": False}
     chat = body({"prompt": "x"}, schema=SCHEMA, schema_name="my label")

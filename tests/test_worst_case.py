@@ -20,7 +20,8 @@ from tests.adapter_contract import FACTS, KEY, chat, job
 from farebox.errors import InputError
 from farebox.money import nusd_from_usd
 from farebox.records import encode_job
-from farebox_worker import attempt
+from farebox_worker import endings, sending
+from farebox_worker.attempt import UNPRICED
 from farebox_worker.bus.claim import Claimed
 from farebox_worker.catalogue import Catalogue
 from farebox_worker.prices import FREE, PriceTable, compile_price, fee_problem
@@ -455,18 +456,18 @@ def attempt_of(ref, body, api, models=None):
         provider = OpenAIProvider("groq", api_key=KEY, base_url="https://api.groq.com/openai/v1")
     payload = encode_job(structs.replace(job(body, api), model_ref=ref), 1)
     claimed = Claimed("id", f"flow:5:b:{ref}", "t" * 16, "1", 0, 0, 0, payload)
-    return attempt.prepare(claimed, "b", Route(ref, entry, provider), deadline=1e9)
+    return sending.prepare(claimed, "b", Route(ref, entry, provider), deadline=1e9)
 
 
 async def test_a_fee_that_nobody_states_makes_the_hold_refusable_and_a_stated_one_is_held():
     body = chat(max_tokens=10, tools=[{"type": "browser_search"}])
     ref = "groq:llama-3.3-70b-versatile"
     unstated = {ref: ModelSettings(context_window=131_072)}
-    assert attempt_of(ref, body, "chat", unstated).hold_nusd == attempt.UNPRICED
+    assert attempt_of(ref, body, "chat", unstated).hold_nusd == UNPRICED
     for usd in (0.0, 0.01):
         stated = {ref: ModelSettings(context_window=131_072, fees_usd_per_call={"browser_search": usd})}
         held = attempt_of(ref, body, "chat", stated).hold_nusd
-        assert (held == attempt.UNPRICED) == (usd > 0)  # nobody says how often; at no charge that does not matter
+        assert (held == UNPRICED) == (usd > 0)  # nobody says how often; at no charge that does not matter
     once = chat(max_tokens=10, tools=[{"type": "browser_search", "max_uses": 3}])
     dear, free = (
         attempt_of(
@@ -486,7 +487,7 @@ async def test_listed_searches_are_held_at_their_most_and_booked_as_told():
     usage = {"input_tokens": 0, "output_tokens": 0, "server_tool_use": {"web_search_requests": 2}}
     read, _ = anthropic_adapter()._usage(Raw(json.dumps(usage).encode()), made.prepared)
     assert price.cost_nusd(read) == 20_000_000
-    assert attempt_of("anthropic:claude-haiku-4-5", chat(tools=[SEARCH]), "messages").hold_nusd == attempt.UNPRICED
+    assert attempt_of("anthropic:claude-haiku-4-5", chat(tools=[SEARCH]), "messages").hold_nusd == UNPRICED
 
 
 async def test_without_a_limit_an_unstated_fee_is_counted_as_unpriced_beside_the_tokens_booked():
@@ -494,9 +495,9 @@ async def test_without_a_limit_an_unstated_fee_is_counted_as_unpriced_beside_the
     body = chat(max_tokens=10, tools=[{"type": "browser_search"}])
     made = attempt_of(ref, body, "chat", {ref: ModelSettings(context_window=131_072)})
     usage = TokenUsage(1_000, 10, fees=(("browser_search", 0),))
-    settled = attempt._answered(made, Reply(200, "r", b"{}", b"{}", usage, "answered"), 0.0)
+    settled = endings.answered(made, Reply(200, "r", b"{}", b"{}", usage, "answered"), 0.0)
     assert (settled.money, settled.amount_nusd) == ("unpriced", made.route.entry.price.cost_nusd(usage))
-    silent = attempt._answered(made, Reply(200, "r", b"{}", b"{}", None, "answered"), 0.0)
+    silent = endings.answered(made, Reply(200, "r", b"{}", b"{}", None, "answered"), 0.0)
     assert (silent.money, silent.amount_nusd) == ("unpriced", 0)
 
 

@@ -63,6 +63,8 @@ async def retry_failed(batch: Batch, *, classes: Collection[str] = ()) -> int:
         ids = [job for entry in entries for job in _failed(entry, classes)]
         for start in range(0, len(ids), CHUNK_JOBS):
             back += await _retry(batch, ids[start : start + CHUNK_JOBS])
+    if not back:
+        await batch.retain()
     return back
 
 

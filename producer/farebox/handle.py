@@ -160,17 +160,16 @@ class BatchHandle:
 
         Raises: TimeoutError after `timeout` seconds, with the batch going on; InputError; ServerError.
         """
-        try:
-            async with asyncio.timeout(timeout), self._link.waiting.news(self.batch_id) as bell:
-                while True:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout) as limit, self._link.waiting.news(self.batch_id) as bell:
+                while not limit.expired():  # redis-py can swallow the one cancellation that ends it
                     bell.clear()
                     progress = await self.progress()
                     if progress.complete:
                         return progress
                     await _heard(bell)
                     await asyncio.sleep(GATHER_S)
-        except TimeoutError:
-            raise TimeoutError(f"batch {self.batch_id!r} is not complete within {timeout:g} s; it goes on.") from None
+        raise TimeoutError(f"batch {self.batch_id!r} is not complete within {timeout:g} s; it goes on.")
 
     async def cancel(self, *, now: bool = False) -> bool:
         """Stop everything that is not sent; calls that run go on to their end. True when it was not cancelled before.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from farebox.scripts import Tongue
@@ -25,6 +25,7 @@ LOOK_S = 0.25  # between two looks, when no lane idles, or when nothing was foun
 STRANGE_S = 10.0  # for so long a flow whose jobs are not for a lane is not looked at again for it
 NEWEST = 0.2  # the share of the newest call in how long a lane's calls take
 LEAST_STOCK_S = 1.0  # of work that a lane keeps at hand
+NEAR_S = 0.001
 
 
 @dataclass(slots=True)
@@ -54,16 +55,32 @@ class Load:
         """Slots for which nothing waits."""
         return max(0, self.free - self.waiting)
 
-    @property
-    def ends_s(self) -> float:
-        """When the last job that waits in it is answered, from now; for ever while it is unknown."""
-        if not self.per_s or self.call_s is None:
-            return math.inf
-        return max(0, self.waiting - self.free) / self.per_s + self.call_s
+    def done_by(self, seconds: float) -> float:
+        """How many more jobs it can have answered by then."""
+        if not self.per_s or self.call_s is None or seconds < self.call_s:
+            return 0.0
+        return self.free + self.per_s * (seconds - self.call_s)
 
 
-def share(giver: Load, taker: Load) -> int:
-    """How many jobs that wait for `giver` would be answered sooner by `taker`, which then has enough for a while."""
+def soonest_s(loads: Iterable[Load]) -> float:
+    """When all that waits can be answered, if each lane gets what it answers by then; for ever while nobody knows."""
+    loads = list(loads)
+    known = [load for load in loads if load.per_s]
+    waiting = sum(load.waiting for load in loads)
+    if not known:
+        return math.inf
+    early, late = 0.0, max((load.call_s or 0.0) + waiting / load.per_s for load in known)
+    while late - early > NEAR_S:
+        middle = (early + late) / 2
+        if sum(load.done_by(middle) for load in known) < max(1, waiting):
+            early = middle
+        else:
+            late = middle
+    return late
+
+
+def share(giver: Load, taker: Load, end_s: float) -> int:
+    """How many jobs that wait for `giver` go to `taker`, so that all ends in `end_s`, and it has enough for a while."""
     half = -(-giver.waiting // 2)
     if taker.is_paused:
         return 0
@@ -72,20 +89,9 @@ def share(giver: Load, taker: Load) -> int:
     stock = taker.free + math.ceil(taker.per_s * max(LEAST_STOCK_S, giver.call_s or 0.0))
     if taker.waiting > stock // 2:
         return 0
-    return min(stock - taker.waiting, _sooner(giver, taker) if giver.call_s else half, giver.waiting)
-
-
-def _sooner(giver: Load, taker: Load) -> int:
-    """How many would be answered sooner by `taker`: both then end at the same time."""
-    if not giver.per_s:
-        return giver.waiting
-    lead_s = giver.ends_s - taker.ends_s
-    if lead_s <= 0 or not taker.per_s:
-        return 0
-    jobs = lead_s * giver.per_s
-    if jobs <= taker.idle:  # while it takes into free slots, only the giver's end moves
-        return math.ceil(jobs)
-    return math.floor(taker.idle + (lead_s - taker.idle / giver.per_s) / (1 / giver.per_s + 1 / taker.per_s))
+    room = min(stock, taker.done_by(end_s)) - taker.waiting
+    spare = giver.waiting - math.floor(giver.done_by(end_s)) if giver.call_s else half
+    return max(0, min(spare, math.floor(room)))
 
 
 class Balance:
@@ -121,10 +127,10 @@ class Balance:
             return True
         return quiet_s.get("", 0.0) <= now_s and any(quiet_s.get(lane, 0.0) <= now_s for lane in idle)
 
-    async def take_over(self, free: Mapping[str, int]) -> int:
+    async def take_over(self, slots: Mapping[str, tuple[int, int]]) -> int:
         """Let lanes take over jobs that wait elsewhere; return how many.
 
-        `free` says how many slots each lane that is served here has left.
+        `slots` says of each lane that is served here: calls in flight in this process, and slots that are free.
         Raises: LedgerError; redis errors pass through.
         """
         now_s, quiet_s = time.monotonic(), self._quiet_until_s
@@ -135,10 +141,11 @@ class Balance:
             quiet_s[""] = now_s + LOOK_S
             return 0
         waiting = await self._waiting(flows)
-        loads = await self._loads(waiting, free)
+        loads = await self._loads(waiting, slots)
         taken = 0
-        for lane in sorted((lane for lane in free if lane in loads), key=lambda one: loads[one].ends_s):
-            got = await self._take(lane, waiting, loads)
+        end_s = soonest_s(loads.values())
+        for lane in sorted((lane for lane in slots if lane in loads), key=lambda one: loads[one].call_s or 0.0):
+            got = await self._take(lane, waiting, loads, end_s)
             taken += got
             if not got:
                 quiet_s[lane] = now_s + LOOK_S
@@ -155,10 +162,10 @@ class Balance:
             await self._spread.forget_if_empty(flow)
         return dict(zip(flows, counts, strict=True))
 
-    async def _loads(self, waiting: Mapping[str, int], free: Mapping[str, int]) -> dict[str, Load]:
+    async def _loads(self, waiting: Mapping[str, int], slots: Mapping[str, tuple[int, int]]) -> dict[str, Load]:
         """The loads of all lanes that may give or take; one that has other work too takes nothing."""
         redis, keys = self._tongue.redis, self._tongue.keys
-        lanes = sorted({*free, *(self._parts(flow)[1] for flow in waiting)})
+        lanes = sorted({*slots, *(self._parts(flow)[1] for flow in waiting)})
         pauses = await read_pauses(redis, keys, lanes)
         async with redis.pipeline(transaction=False) as pipe:
             for lane in lanes:
@@ -169,22 +176,23 @@ class Balance:
         loads: dict[str, Load] = {}
         for n, lane in enumerate(lanes):
             own, shared, calls, opened = told[4 * n : 4 * n + 4]
-            if lane in free and any(flow.decode() not in waiting for flow in opened):
+            if lane in slots and any(flow.decode() not in waiting for flow in opened):
                 continue
             pace = read_pace(own, 0)
             rates = [rpm for rpm in (pace.rates.rpm, read_pace(shared, 0).rates.rpm) if rpm]
-            slots = free.get(lane, 0)
+            mine, free = slots.get(lane, (0, 0))
+            calls = max(calls, mine)  # what is settled and not acknowledged yet has still its slot
             loads[lane] = Load(
                 sum(count for flow, count in waiting.items() if self._parts(flow)[1] == lane),
                 calls,
-                slots if pace.target is None else max(0, min(slots, pace.target - calls)),
+                free if pace.target is None else max(0, min(free, pace.target - calls)),
                 self._call_s.get(lane),
                 min(rates) / 60 if rates else math.inf,
                 lane in pauses,
             )
         return loads
 
-    async def _take(self, lane: str, waiting: dict[str, int], loads: Mapping[str, Load]) -> int:
+    async def _take(self, lane: str, waiting: dict[str, int], loads: Mapping[str, Load], end_s: float) -> int:
         """Let a lane take over from the flow that gives most, those of high priority first."""
         now_s = time.monotonic()
         givers = [
@@ -194,7 +202,7 @@ class Balance:
         ]
         for _, count, flow in sorted(givers, reverse=True):
             giver = self._parts(flow)[1]
-            most = min(count, SLICE, share(loads.get(giver, Load(count)), loads[lane]))
+            most = min(count, SLICE, share(loads.get(giver, Load(count)), loads[lane], end_s))
             if most < 1:
                 continue
             now_ms = await self._spread.now_ms()

@@ -17,8 +17,8 @@ from redis.exceptions import RedisError
 
 from farebox.errors import LedgerError
 from farebox.scripts import Tongue
-from farebox_worker import attempt as attempts
-from farebox_worker.attempt import Attempt
+from farebox_worker import endings, sending
+from farebox_worker.attempt import UNPRICED, Attempt
 from farebox_worker.balance import Balance
 from farebox_worker.bus.admit import Fare, admit
 from farebox_worker.bus.blame import MOST_ALIKE, blame
@@ -95,7 +95,7 @@ class Dispatch:
         self.settler = Settler(
             tongue,
             outage,
-            results_ttl_ms=int(settings.retention.results_days * 86_400_000),
+            results_ttl_ms=settings.retention.results_ttl_ms,
             on_settled=self._on_settled,
         )
 
@@ -192,8 +192,8 @@ class Dispatch:
         idle = [ask.lane for ask in asks if ask.lane not in got]
         if not self.balance.is_due(idle):
             return 0
-        free = {lane: self._free_slots(lane) for lane in self.served()}
-        return await self._outage.insist(lambda: self.balance.take_over(free))
+        slots = {lane: (self._in_flight.get(lane, 0), self._free_slots(lane)) for lane in self.served()}
+        return await self._outage.insist(lambda: self.balance.take_over(slots))
 
     def _free_slots(self, lane: str) -> int:
         route = self._routes.find(lane)
@@ -221,7 +221,7 @@ class Dispatch:
                 self.settler.put(made)
         if self._is_stopping:
             for one in ready:
-                self.settler.put(attempts.hand_back(one))
+                self.settler.put(endings.hand_back(one))
             return
         if not ready:
             return
@@ -230,7 +230,7 @@ class Dispatch:
             verdicts = await self._outage.insist(lambda: admit(self._tongue, fares))
         except LedgerError:  # an earlier try may have reached the ledger
             for one in ready:
-                self.settler.put(attempts.hand_back(one))
+                self.settler.put(endings.hand_back(one))
             raise
         for one, verdict in zip(ready, verdicts, strict=True):
             self.witness.admitted(one, verdict)
@@ -244,24 +244,24 @@ class Dispatch:
         if route is None:  # its provider was stopped between the claim and here
             return Settlement(claimed.job_id, claimed.flow, claimed.token, "return", "release", due=claimed.score)
         try:
-            return attempts.prepare(claimed, batch_id, route, deadline=deadline)
+            return sending.prepare(claimed, batch_id, route, deadline=deadline)
         except Exception as error:  # a payload must never kill a worker
             extra = event("crashed", job=claimed.job_id, lane=lane, at="prepare")
             log.exception("preparing %s of %s failed", claimed.job_id, lane, extra=extra)
-            return attempts.refuse(claimed, "unprepared", f"{type(error).__name__} while preparing the request")
+            return endings.refuse(claimed, "unprepared", f"{type(error).__name__} while preparing the request")
 
     def _admitted(self, one: Attempt, word: str) -> None:
         if word == "ok":
             self.running[one.claimed.token] = one
             self.sending[one.claimed.token] = asyncio.create_task(self._send(one))
         elif word == "cancelled":
-            self.settler.put(attempts.cancelled(one))
+            self.settler.put(endings.cancelled(one))
         elif word == "unpriced":
             ref, price = one.route.entry.model_ref, one.route.entry.price
             message = f'no price is known for {ref}, and a budget applies: state one under [models."{ref}"]'
             if price is not None:
                 message = fee_problem(ref, price.unstated_fee(one.prepared.fees))
-            self.settler.put(attempts.refuse(one.claimed, "no_price", message, one.envelope))
+            self.settler.put(endings.refuse(one.claimed, "no_price", message, one.envelope))
         else:  # no_room, wait: it is back in its place; lost: it is somebody else's
             self._free(one.claimed.flow)
 
@@ -276,11 +276,11 @@ class Dispatch:
         self.witness.sent(one)
         began_s = time.monotonic()
         try:
-            settlement, verdict = await attempts.send(one, timeout_s=timeout_s, max_attempts=self._worker.max_attempts)
+            settlement, verdict = await sending.send(one, timeout_s=timeout_s, max_attempts=self._worker.max_attempts)
         except Exception as error:  # an adapter's bug: the call may have been sent, so its money stays owed
             extra = event("crashed", job=one.claimed.job_id, lane=one.route.lane, at="send")
             log.exception("sending %s failed", one.claimed.job_id, extra=extra)
-            settlement, verdict = attempts.broken(one, error), None
+            settlement, verdict = endings.broken(one, error), None
         took_s = time.monotonic() - began_s
         self.witness.called(one, settlement, verdict, took_s)
         if verdict is None and settlement.action == "finish":
@@ -289,7 +289,7 @@ class Dispatch:
         if words != settlement.felt:
             settlement = replace(settlement, felt=words)
         try:
-            if settlement.money == "actual" and settlement.amount_nusd > one.hold_nusd != attempts.UNPRICED:
+            if settlement.money == "actual" and settlement.amount_nusd > one.hold_nusd != UNPRICED:
                 await self._stop_at_overrun(one, settlement.amount_nusd)  # before its slot is free for the next one
         finally:
             self.sending.pop(one.claimed.token, None)

@@ -164,7 +164,7 @@ async def _add_place(redis: Redis, keys: Keys, view: JobView, payload: bytes, ru
         view.lane = keys.parts_of_flow(view.flow)[2]
     async with redis.pipeline(transaction=True) as pipe:
         pipe.zscore(view.flow, view.job_id)
-        pipe.hget(f"{keys.prefix}holds", token)
+        pipe.hget(keys.holds, token)
         pipe.hget(keys.parking, view.flow)
         ask_pause(pipe, keys, view.lane)
         score, hold, parked, *paused = await pipe.execute()

@@ -93,13 +93,16 @@ class Moves:
             ids, choices = await self._movable.read([one.decode() for one in ids], lane)
             open_lanes = await self._open({one for lanes in choices for one in lanes}, batch, served)
             by_goal: dict[str, list[str]] = defaultdict(list)
+            onward: set[str] = set()
             for job, lanes in zip(ids, choices, strict=True):
                 goal = next((one for one in lanes if one in open_lanes), None)
                 if goal is not None:
                     by_goal[goal].append(job)
+                    if goal != lanes[-1]:
+                        onward.add(goal)
             moved = 0
             for goal, leaving in by_goal.items():
-                done = await self._movable.move(flow, goal, leaving)
+                done = await self._movable.move(flow, goal, leaving, is_last=goal not in onward)
                 goals[goal] += done
                 moved += done
             total += moved

@@ -2,8 +2,8 @@
 
 arq keeps the lifecycle, hooks, signals, health key and cron (on a queue of its own, for housekeeping); its polling,
 its claim and its finish are replaced by the bus. `Dispatch` claims, admits and sends, its `Settler` settles, the
-`Pulse` renews and lapses, the `Doorbells` wake. This file owns the beginning and the end; when the ledger has lost
-writes, `Salvage` tells it what this process knows before the end.
+`Pulse` renews and lapses, the `Doorbells` wake, `Housekeeping` does the fleet's chores. This file owns the beginning
+and the end; when the ledger has lost writes, `Salvage` tells it what this process knows before the end.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from typing import Any
 
 import msgspec
 from arq.connections import ArqRedis
-from arq.cron import cron
 from arq.worker import Worker, func
 from redis.exceptions import RedisError
 
@@ -29,13 +28,11 @@ from farebox.errors import FareboxError, LedgerError
 from farebox.keys import Keys
 from farebox.records import FUNCTION
 from farebox.scripts import Tongue
-from farebox_worker.bus.expire import expire
-from farebox_worker.bus.fold import fold
-from farebox_worker.bus.sweep import sweep
 from farebox_worker.dispatch import Dispatch
 from farebox_worker.events import event
 from farebox_worker.health import Health
 from farebox_worker.heartbeats import lines_by_lane
+from farebox_worker.housekeeping import Housekeeping
 from farebox_worker.outage import Outage, Revive
 from farebox_worker.pulse import Pulse
 from farebox_worker.routes import Routes
@@ -46,10 +43,6 @@ log = logging.getLogger(__name__)
 
 HOUSEKEEPING_S = 5.0
 STOP_S = 3.0  # for the claim that is under way; longer only while Redis is away
-SWEEP_SECONDS = set(range(0, 60, 10))
-EXPIRE_SECONDS = set(range(1, 60, 5))
-FOLD_SECOND = 35
-MOVE_SECONDS = set(range(3, 60, 5))
 
 
 class Process(Worker):
@@ -81,18 +74,16 @@ class Process(Worker):
         revive: Revive | None = None,
         handle_signals: bool = True,
     ) -> None:
-        namespace = settings.redis.namespace
-        self.keys = Keys(namespace)
+        self.keys = Keys(settings.redis.namespace)
         self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._tongue = Tongue(redis, self.keys)
+        self._outage = Outage(revive)
+        self.dispatch = Dispatch(self._tongue, self._outage, settings, routes, only_batch=only_batch)
+        self._housekeeping = Housekeeping(self._tongue, self.dispatch.moves, settings.retention)
         super().__init__(
             [func(_never_by_arq, name=FUNCTION)],
             queue_name=self.keys.housekeeping,
-            cron_jobs=[
-                cron(self._sweep_cancelled, name=f"{namespace}:sweep", second=SWEEP_SECONDS),
-                cron(self._expire_late, name=f"{namespace}:expire", second=EXPIRE_SECONDS),
-                cron(self._fold_journal, name=f"{namespace}:fold", second=FOLD_SECOND),
-                cron(self._move_on, name=f"{namespace}:move", second=MOVE_SECONDS),
-            ],
+            cron_jobs=self._housekeeping.crons(),
             redis_pool=redis,
             burst=burst,
             handle_signals=False,
@@ -107,10 +98,7 @@ class Process(Worker):
         self.settings = settings
         self.routes = routes
         self.failure: FareboxError | None = None
-        self._tongue = Tongue(redis, self.keys)
-        self._outage = Outage(revive)
         self.health = Health(self._tongue, self._outage, routes, settings.providers)
-        self.dispatch = Dispatch(self._tongue, self._outage, settings, routes, only_batch=only_batch)
         self._pulse = Pulse(
             self._tongue,
             self._outage,
@@ -167,7 +155,8 @@ class Process(Worker):
             await self._until_over(settling, serving, others)
         finally:
             work.bells.stop_listening()
-            await _end({serving, settling, *others, *([self._salvaging] if self._salvaging else [])})
+            chores = self.tasks.values()  # which arq has begun: they need the connections that are closed next
+            await _end({serving, settling, *others, *chores, *([self._salvaging] if self._salvaging else [])})
             if report := self._salvage.report():
                 log.error("ledger lost: %s", report, extra=event("ledger_told", report=report))
             self.jobs_complete, self.jobs_failed, self.jobs_retried = work.complete, work.failed, work.retried
@@ -250,7 +239,7 @@ class Process(Worker):
         self.dispatch.halt()
         self.dispatch.settler.speak(self._salvage.remains)
         settled = self.dispatch.recent.before(self._tongue.heard_s)
-        results_ttl_ms = int(self.settings.retention.results_days * 86_400_000)
+        results_ttl_ms = self.settings.retention.results_ttl_ms
         self._salvaging = asyncio.create_task(self._salvage.run(settled, results_ttl_ms=results_ttl_ms))
         self.drain()
 
@@ -305,53 +294,17 @@ class Process(Worker):
     async def _keep_house(self) -> None:
         """Run arq's own poll, for its cron jobs and its health key, and look for lanes."""
         with suppress(RedisError, OSError):
-            await self._fold_journal({})  # a process may end before its cron's time comes
+            await self._housekeeping.fold()  # a process may end before its cron's time comes
         while True:
             try:
                 await self._poll_iteration()
                 await self.dispatch.learn_lanes()  # the messages that told of one, or of a cancel, may be lost
                 await self.dispatch.abort_cancelled()
                 if self.dispatch.only_batch:  # nobody else may do it
-                    await self._move_on({})
+                    await self._housekeeping.move()
             except (RedisError, OSError) as error:
                 self._outage.begin(error)
             await asyncio.sleep(self.poll_delay_s)
-
-    async def _sweep_cancelled(self, ctx: dict[Any, Any]) -> int:
-        """Finish what cancelled batches left waiting."""
-        del ctx
-        results_ttl_ms = int(self.settings.retention.results_days * 86_400_000)
-        total = 0
-        with suppress(LedgerError):  # the pulse meets it too, and ends the process
-            while swept := await sweep(self._tongue, results_ttl_ms=results_ttl_ms):
-                total += swept
-        return total
-
-    async def _expire_late(self, ctx: dict[Any, Any]) -> int:
-        """Fail jobs whose deadline passed while they waited."""
-        del ctx
-        results_ttl_ms = int(self.settings.retention.results_days * 86_400_000)
-        total = 0
-        with suppress(LedgerError):
-            while expired := await expire(self._tongue, results_ttl_ms=results_ttl_ms):
-                total += expired
-        return total
-
-    async def _move_on(self, ctx: dict[Any, Any]) -> int:
-        """Move jobs with fallbacks out of lanes that cannot go on."""
-        del ctx
-        with suppress(LedgerError):
-            return await self.dispatch.moves.relieve()
-        return 0
-
-    async def _fold_journal(self, ctx: dict[Any, Any]) -> int:
-        """Sum bookings that are old, or too many, into the checkpoints."""
-        del ctx
-        total = 0
-        with suppress(LedgerError):
-            while folded := await fold(self._tongue, keep_days=self.settings.retention.journal_days):
-                total += folded
-        return total
 
 
 async def _end(tasks: set[asyncio.Task[None]]) -> None:

@@ -5,7 +5,7 @@ It knows no vendor and no setting: `prices` finds the rates. It never moves mone
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from farebox.money import nusd_from_pusd
@@ -68,7 +68,7 @@ class Price(Rates):
         for above, rates in self.tiers:
             if above < input_bound:
                 worst = max(worst, input_bound * rates.dearest_input_pusd + output_bound * rates.dearest_output_pusd)
-        calls = self._fees_pusd((fee.name, fee.most or 0) for fee in fees)
+        calls = self._fees_pusd([(fee.name, fee.most or 0) for fee in fees])
         return nusd_from_pusd(_raised(worst, self.regional_percent) + self.request_pusd + calls)
 
     def cost_nusd(self, usage: TokenUsage) -> int:
@@ -89,7 +89,9 @@ class Price(Rates):
                 return fee.name
         return ""
 
-    def _fees_pusd(self, calls: Iterable[tuple[str, int]]) -> int:
+    def _fees_pusd(self, calls: Sequence[tuple[str, int]]) -> int:
+        if not calls:
+            return 0
         stated = dict(self.fees)
         return sum(stated.get(name, 0) * count for name, count in calls)
 

@@ -56,11 +56,14 @@ class Relocation:
         payloads = await redis.mget([keys.job(job) for job in ids]) if ids else []
         return ids, [_choices(payload, lane) for payload in payloads]
 
-    async def move(self, flow: str, lane: str, ids: Sequence[str]) -> int:
-        """Move those of these jobs that are due and wait in a flow to another lane; return how many."""
+    async def move(self, flow: str, lane: str, ids: Sequence[str], *, is_last: bool = False) -> int:
+        """Move those of these jobs that are due and wait in a flow to another lane; return how many.
+
+        `is_last`: there is none that they may go to from there.
+        """
         keys = self._tongue.keys
         priority, batch, _ = keys.parts_of_flow(flow)
-        return await move(self._tongue, flow, keys.flow(priority, batch, lane), self._kind, ids)
+        return await move(self._tongue, flow, keys.flow(priority, batch, lane), "last" if is_last else self._kind, ids)
 
     async def now_ms(self) -> int:
         """The server's clock, in ms."""

@@ -26,7 +26,6 @@ from farebox_worker.settings import Settings, load
 
 log = logging.getLogger(__name__)
 
-PATIENCE_S = 10.0  # of commands for people, with a shared server that is away
 AGAIN_S = 0.5
 
 
@@ -54,13 +53,14 @@ class Session:
 
 @asynccontextmanager
 async def open_session(
-    settings: Settings, *, creates: bool = False, adopts: bool = False, waits_s: float = PATIENCE_S
+    settings: Settings, *, creates: bool = False, adopts: bool = False, waits_s: float | None = None
 ) -> AsyncIterator[Session]:
     """Open the bus that the settings name.
 
     `creates` allows an embedded data directory to be begun, with its ledger; nothing else ever creates a ledger here.
     With `adopts` the ledger is left as it is found, and an embedded server's first user stays alone with it.
-    A shared server that is away, or refuses for a while, is waited for up to `waits_s` seconds, which is said once.
+    A shared server that is away, or refuses for a while, is waited for up to `waits_s` seconds, else as long as the
+    settings say; that is said once.
     Raises: ServerError when Redis is unreachable or unfit; InputError when there is nothing here yet. A LedgerError
     that passes through is told the flags that lead here.
     """
@@ -80,7 +80,8 @@ async def open_session(
         redis = connect(url, client=ArqRedis)
         try:
             session = Session(settings, url, redis, Ledger(redis, settings.redis.namespace), server)
-            await _meet(session, creates=creates, adopts=adopts, waits_s=0.0 if server else waits_s)
+            patience_s = settings.redis.wait_s if waits_s is None else waits_s
+            await _meet(session, creates=creates, adopts=adopts, waits_s=0.0 if server else patience_s)
             if server and not adopts:
                 session = replace(session, dead_holds=await end_the_dead(session))
                 server.let_others_in()

@@ -69,11 +69,13 @@ class RedisSettings(_Section, frozen=True):
         url: a Redis or Valkey that is shared; without it an embedded server runs in `data_dir`.
         data_dir: directory of the embedded server, private; beside the file when it stands there.
         namespace: what stands before every key; each has jobs, limits and money of its own.
+        wait_s: for how long a command waits for a shared server that is away; workers wait without end.
     """
 
     url: _RedisUrl | None = None
     data_dir: Path = Path(".farebox")
     namespace: _Name = "farebox"
+    wait_s: _Wait = 10.0
 
 
 class BudgetSettings(_Section, frozen=True):
@@ -122,6 +124,11 @@ class RetentionSettings(_Section, frozen=True):
     results_days: _Days = 7.0
     ids_days: _Days = 90.0
     journal_days: _Days = 35.0
+
+    @property
+    def results_ttl_ms(self) -> int:
+        """How long results live, in ms."""
+        return int(self.results_days * 86_400_000)
 
 
 class ProviderSettings(_Section, frozen=True):

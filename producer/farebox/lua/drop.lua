@@ -13,6 +13,7 @@ for i = 6, #ARGV, 3 do
   if waits then
     redis.call('DEL', 'arq:job:' .. id, 'arq:retry:' .. id)
     redis.call('HDEL', P .. 'strikes', id .. ':doubts', id .. ':claims')
+    redis.call('ZREM', P .. 'deadlines', batch .. '\t' .. id)
     redis.call('SET', 'arq:result:' .. id, ARGV[i + 2], 'PX', kept_ms)
     redis.call('PEXPIRE', P .. 'history:' .. id, kept_ms)
     stream[#stream + 1], stream[#stream + 2] = id, 'cancelled'

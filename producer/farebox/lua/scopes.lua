@@ -71,6 +71,8 @@ local function read_doubt(record)  -- amount, id, set, the day since which it is
 end
 
 local function read_hold(record)  -- amount, set
-  local amount, set = string.match(record, '^(%d+)\t[^\t]*\t[^\t]*\t?(.*)$')
-  return tonumber(amount), set
+  local amount_ends = string.find(record, '\t', 1, true)
+  local id_ends = string.find(record, '\t', amount_ends + 1, true)
+  local flow_ends = string.find(record, '\t', id_ends + 1, true)
+  return tonumber(string.sub(record, 1, amount_ends - 1)), flow_ends and string.sub(record, flow_ends + 1) or ''
 end

@@ -41,8 +41,12 @@ end
 local function count(set, field, amount, day)  -- of today, if no day is said
   if amount == 0 then return end
   day = day or today
-  if not tallies[day] then tallies[day] = {} end
-  bump(tallies[day], set, field, amount)
+  local sets = tallies[day]
+  if not sets then
+    sets = {}
+    tallies[day] = sets
+  end
+  bump(sets, set, field, amount)
 end
 
 local function short(n) return n == 0 and '' or int(n) end
@@ -61,7 +65,11 @@ local function post(token, kind, id, set, day, amount, ...)  -- a row of the jou
   end
   local row = table.concat({kind, string.sub(id, #P + 1), number or '', day == today and '' or int(day), short(amount),
     ...}, '\t')
-  entry.rows[#entry.rows + 1], entry.rows[#entry.rows + 2] = token, (string.gsub(row, '\t+$', ''))
+  local ends = #row
+  while string.byte(row, ends) == 9 do ends = ends - 1 end
+  local rows = entry.rows
+  rows[#rows + 1] = token
+  rows[#rows + 1] = string.sub(row, 1, ends)
 end
 
 local function write_journal()

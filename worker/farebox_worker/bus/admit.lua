@@ -167,7 +167,7 @@ for at = 5 + #names, #ARGV, 7 do
         end
       end
       is_held[token] = true
-      holds[#holds + 1], holds[#holds + 2] = token, table.concat({int(hold), id, flow, set}, '\t')
+      holds[#holds + 1], holds[#holds + 2] = token, int(hold) .. '\t' .. id .. '\t' .. flow .. '\t' .. set
       verdict = 'ok'
     end
   end

@@ -8,10 +8,10 @@
 -- An answer in between begins anew, and costs nothing: the scope has counted it. So do too many, after they were told of.
 local key, what, most = P .. 'lane:' .. ARGV[4], ARGV[6], tonumber(ARGV[7])
 local before = redis.call('HMGET', key, 'alike_what', 'alike_count', 'alike_calls', 'paused_until')
-if tonumber(before[4] or 0) > now then return {seq, 0} end
+if (tonumber(before[4] or 0) or 0) > now then return {seq, 0} end
 local calls = redis.call('HGET', P .. 'scope:' .. ARGV[5], 'calls') or '0'
 local count = 1
-if before[1] == what and before[3] == calls then count = tonumber(before[2]) + 1 end
+if before[1] == what and before[3] == calls then count = (tonumber(before[2] or 0) or 0) + 1 end
 if count >= most then
   redis.call('HDEL', key, 'alike_what', 'alike_count', 'alike_calls')
 else

@@ -12,6 +12,8 @@
 -- Invariant: an id in flight has its lease's end as score, so it is never at the head of its flow.
 -- It takes MOST jobs at the most: the caller asks again, and nobody waits long for the server meanwhile.
 local MOST = 1024
+local LEAST_SHARE = 8  -- of a flow among many: a visit costs as much as some jobs, and virtual time keeps them level
+local LET_IN_MS = 500  -- a call that was not refused by then will not be
 local claim, lease, only, max_bytes = ARGV[4], tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7])
 local ends = int(now + lease)
 local answer = {seq, int(now), 0}
@@ -26,7 +28,9 @@ local function describe(id, flow, mine, score, payload)
     local strikes = redis.call('HMGET', P .. 'strikes', id .. ':doubts', id .. ':claims')
     doubts, claims = strikes[1] or 0, strikes[2] or 0
   end
-  for _, value in ipairs({id, flow, mine, score, attempts, doubts, claims, payload}) do answer[#answer + 1] = value end
+  local n = #answer
+  answer[n + 1], answer[n + 2], answer[n + 3], answer[n + 4] = id, flow, mine, score
+  answer[n + 5], answer[n + 6], answer[n + 7], answer[n + 8] = attempts, doubts, claims, payload
 end
 
 local before = redis.call('GET', P .. 'claim:' .. claim)
@@ -65,7 +69,7 @@ local function take(flow, lane, most)
   local keys = {}
   for i = 1, #found, 2 do keys[#keys + 1] = 'arq:job:' .. found[i] end
   local payloads = redis.call('MGET', unpack(keys))
-  local leased, count = {}, 0
+  local leased, running, count = {}, {}, 0
   for i = 1, #found, 2 do
     local id, score, payload = found[i], found[i + 1], payloads[(i + 1) / 2]
     if not payload then
@@ -74,7 +78,7 @@ local function take(flow, lane, most)
       local mine = token(taken)
       taken, count, bytes = taken + 1, count + 1, bytes + #payload
       leased[#leased + 1], leased[#leased + 2] = ends, id
-      redis.call('SET', 'arq:in-progress:' .. id, mine .. flow)
+      running[#running + 1], running[#running + 2] = 'arq:in-progress:' .. id, mine .. flow
       record[#record + 1] = mine .. '\t' .. flow .. '\t' .. score .. '\t' .. id .. '\n'
       describe(id, flow, mine, score, payload)
     else
@@ -83,6 +87,7 @@ local function take(flow, lane, most)
     end
   end
   if count > 0 then
+    redis.call('MSET', unpack(running))
     redis.call('ZADD', flow, unpack(leased))
     redis.call('ZADD', P .. 'leases:' .. lane, unpack(leased))
   end
@@ -172,16 +177,16 @@ local function sendable(pace, lane_pace, lanes)  -- how many jobs its buckets ha
   return most == math.huge and most or math.max(1, math.ceil(most / lanes))
 end
 
-local function room_in_flight(lane, pace, most)  -- a provider that refuses does it at once: what runs for a second was let in
+local function room_in_flight(lane, pace, most)  -- a provider that refuses does it at once: what runs so long was let in
   local in_flight = redis.call('ZCARD', P .. 'leases:' .. lane)
   local grew = tonumber(pace.grew)
   if not pace.cut and pace.target < MOST_TARGET and in_flight >= 0.75 * pace.target then
-    if grew and now - grew >= 1000 then change(pace, 'target', math.min(MOST_TARGET, pace.target * 2)) end
-    if not grew or now - grew >= 1000 then
+    if grew and now - grew >= LET_IN_MS then change(pace, 'target', math.min(MOST_TARGET, pace.target * 2)) end
+    if not grew or now - grew >= LET_IN_MS then
       change(pace, 'grew', now)
       grew = now
     end
-    wait_until(grew + 1000)
+    wait_until(grew + LET_IN_MS)
   end
   return math.min(pace.target, most > 0 and most or math.huge) - in_flight
 end
@@ -197,12 +202,13 @@ end
 
 local function serve(lane, slots)  -- returns how many it took
   local before = taken
+  local least = math.min(LEAST_SHARE, math.ceil(slots / 2))
   while slots > 0 and bytes < max_bytes and taken < MOST do
     local flow, rivals = pick(lane)
     if not flow then break end
     local share = math.min(slots, 64)
-    if rivals > 1 then share = math.max(1, math.ceil(slots / rivals)) end
-    share = math.min(share, 256, MOST - taken)
+    if rivals > 1 then share = math.max(least, math.ceil(slots / rivals)) end
+    share = math.min(share, slots, 256, MOST - taken)
     local got = take(flow, lane, share)
     slots = slots - got
     if got > 0 then redis.call('ZINCRBY', P .. 'open:' .. lane, got, flow) end

@@ -33,6 +33,7 @@ async def expire(tongue: Tongue, *, results_ttl_ms: int) -> int:
     running = await redis.mget([keys.in_progress(identity) for identity in ids])
     group: list[Settlement] = []
     gone, later = list[bytes](), dict[bytes, int]()
+    tried: list[bytes] = []
     for member, batch_id, identity, payload, busy in zip(due, batch_ids, ids, payloads, running, strict=True):
         envelope = _decoded(payload)
         deadline_ms = envelope.a[0].deadline_ms if envelope else 0
@@ -41,11 +42,14 @@ async def expire(tongue: Tongue, *, results_ttl_ms: int) -> int:
         elif deadline_ms > now_ms:  # it was submitted again with another one: what it was first submitted with holds
             later[member] = deadline_ms
         elif busy is None and (flow := await _find_flow(tongue, batch_id, identity, envelope)):
-            gone.append(member)
+            tried.append(member)
             group.append(_expired(identity, flow, envelope))
         else:
             later[member] = now_ms + RUNNING_MS
     words = await settle(tongue, group, results_ttl_ms=results_ttl_ms) if group else []
+    for member, word in zip(tried, words, strict=True):
+        if word != "done":  # somebody claimed it meanwhile, and may put it back
+            later[member] = now_ms + RUNNING_MS
     async with redis.pipeline(transaction=True) as pipe:
         if later:
             pipe.zadd(keys.deadlines, later, xx=True)

@@ -3,21 +3,27 @@
 --
 -- What an attempt felt is words: "unsent", "cut:<ms since it was sent>" (refused for load, or timed out),
 -- "tokens:<reserved and not used>", "left:<requests>,<tokens>" (as the provider's headers say; either may be empty).
+local KEPT_SHARE = 0.85  -- of the calls that were let in, after a cut
+local ROUNDS_AT_CEILING = 50  -- a refusal there costs a pause, so it is tried rarely
+local CEILING_MS = 30000  -- and for so long: a refusal by chance must not bound the lane for good
+local FEW = 8  -- calls in flight, up to which no ceiling is believed
 local felts = {}
 
 local function feel(lane, token, is_answer, words)
   local felt = felts[lane]
   if not felt then
-    felt = {answers = 0, unsent = 0, tokens = 0, left = {}, tried = {}}
+    felt = {answers = 0, refused = 0, unsent = 0, tokens = 0, left = {}, tried = {}}
     felts[lane] = felt
   end
   felt.tried[token] = is_answer
   if is_answer then felt.answers = felt.answers + 1 end
+  if words == '' then return end
   for word, value in string.gmatch(words, '(%a+):?(%S*)') do
     if word == 'unsent' then
       felt.unsent = felt.unsent + 1
     elseif word == 'cut' then
       felt.cut = math.max(felt.cut or 0, now - tonumber(value))  -- when the youngest refused call was sent
+      felt.refused = felt.refused + 1
     elseif word == 'tokens' then
       felt.tokens = felt.tokens + tonumber(value)
     elseif word == 'left' then
@@ -28,10 +34,12 @@ local function feel(lane, token, is_answer, words)
   end
 end
 
-local function cut(pace, in_flight)  -- one cut per window: what was sent before the last one says nothing new
+local function cut(pace, in_flight, refused)  -- one cut per window: what was sent before the last one says nothing new
   local most = math.max(1, math.min(pace.target, in_flight))
-  change(pace, 'target', math.max(1, math.floor(most * (pace.cut and 0.7 or 0.5))))
-  change(pace, 'ceiling', most)
+  local let_in = math.max(most / 2, most - refused)
+  -- not below half of the target: while a lane fills after a pause, those in flight are no measure of what it bears
+  change(pace, 'target', math.max(1, math.floor(pace.cut and math.max(let_in * KEPT_SHARE, pace.target / 2) or most / 2)))
+  change(pace, 'ceiling', math.floor(let_in))
   change(pace, 'cut', now)
   change(pace, 'grown', nil)
 end
@@ -43,8 +51,11 @@ local function grow(pace, answers)
     return
   end
   local grown, target = (tonumber(pace.grown) or 0) + answers, pace.target
-  local ceiling = tonumber(pace.ceiling) or 0
-  local function step() return target * (target >= ceiling - 1 and target <= ceiling + 1 and 25 or 1) end
+  local ceiling = now - pace.cut < CEILING_MS and tonumber(pace.ceiling) or 0
+  local function step()  -- how many answers let one more in: few far below the ceiling of the last cut, many at it
+    if target < 0.8 * ceiling then return math.min(target, 4) end
+    return target * (target > FEW and target >= ceiling and target <= ceiling + 1 and ROUNDS_AT_CEILING or 1)
+  end
   while grown >= step() and target < MOST_TARGET do
     grown, target = grown - step(), target + 1
   end
@@ -56,7 +67,7 @@ local function adapt(pace, lane, felt)
   if felt.cut or felt.answers > 0 then
     local in_flight = redis.call('ZCARD', P .. 'leases:' .. lane)
     if felt.cut then
-      if not pace.cut or felt.cut > pace.cut then cut(pace, in_flight) end
+      if not pace.cut or felt.cut > pace.cut then cut(pace, in_flight, felt.refused) end
     elseif in_flight >= 0.75 * pace.target and pace.target < MOST_TARGET then
       grow(pace, felt.answers)
     end

@@ -64,7 +64,7 @@ local function is_paused(flow)  -- its lane, or its provider: it can use no mone
   if paused[lane] == nil then
     local until_ms = redis.call('HGET', P .. 'lane:' .. lane, 'paused_until')
     local shared = redis.call('HGET', P .. 'provider:' .. string.match(lane, '^[^:]*'), 'paused_until')
-    paused[lane] = math.max(tonumber(until_ms or 0), tonumber(shared or 0)) > now
+    paused[lane] = math.max(tonumber(until_ms or 0) or 0, tonumber(shared or 0) or 0) > now
   end
   return paused[lane]
 end

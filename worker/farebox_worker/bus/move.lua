@@ -2,7 +2,8 @@
 --
 -- ARGV[4]  flow they leave
 -- ARGV[5]  flow they go to, of the same batch
--- ARGV[6]  what the flow is noted as: "movable" (its jobs name fallbacks) or "spread" (their lanes are equals)
+-- ARGV[6]  what the flow is noted as: "movable" (its jobs name fallbacks) or "spread" (their lanes are equals), or "last"
+--   when they may go nowhere from there: it is not noted then
 -- ARGV[7…] ids; with none, a flow that is empty is only forgotten
 --
 -- Returns {seq, how many moved}
@@ -31,5 +32,5 @@ if #ARGV > 6 and from ~= goal and not is_bound() then
     open(goal)
   end
 end
-if redis.call('EXISTS', from) == 0 then redis.call('SREM', P .. kind, from) end
+if redis.call('EXISTS', from) == 0 then redis.call('SREM', P .. (kind == 'last' and 'movable' or kind), from) end
 return {seq, moved}

@@ -8,7 +8,7 @@ from typing import Literal
 from farebox.scripts import Tongue
 from farebox_worker.bus.scripts import MOVE
 
-Kind = Literal["movable", "spread"]
+Kind = Literal["movable", "spread", "last"]  # the last lane that may answer a job: from there it goes nowhere
 
 
 async def move(tongue: Tongue, flow: str, goal: str, kind: Kind, job_ids: Sequence[str]) -> int:

@@ -5,7 +5,7 @@
 -- tpm_seen are what the provider's headers say, and count where nothing is configured. requests and tokens are the levels
 -- of the buckets at `paced` (ms); a bucket of requests holds a second's worth, one of tokens a minute's, as the providers'
 -- do, and may be in debt. need is what the job takes that waits for tokens, mean what jobs take. target bounds the calls
--- in flight: it doubles until the first cut (ms), then grows by one, slowly above the ceiling of the last cut.
+-- in flight: it doubles until the first cut (ms), then grows slowly at the ceiling of the last cut, see felt.lua.
 -- window counts, per minute of the clock, requests and tokens taken: minute, requests, those of the minute before, tokens,
 -- those of the minute before.
 local FIRST_TARGET, MOST_TARGET = 64, 10000
@@ -36,8 +36,15 @@ local function pace_at(key)  -- as it is now; read once in a script
   return pace
 end
 
+local by_lane = {}
+
 local function paces_of(lane)  -- the lane's, and its provider's
-  return pace_at(P .. 'lane:' .. lane), pace_at(P .. 'provider:' .. string.match(lane, '^[^:]*'))
+  local known = by_lane[lane]
+  if not known then
+    known = {pace_at(P .. 'lane:' .. lane), pace_at(P .. 'provider:' .. string.match(lane, '^[^:]*'))}
+    by_lane[lane] = known
+  end
+  return known[1], known[2]
 end
 
 local function change(pace, field, value)  -- nil removes it
@@ -51,9 +58,9 @@ local function window_of(pace)  -- rolled on to the minute of now
   local stored = {}
   for n in string.gmatch(pace.window or '', '%S+') do stored[#stored + 1] = tonumber(n) end
   local window = {minute, 0, 0, 0, 0}
-  if stored[1] == minute then
+  if #stored == #window and stored[1] == minute then
     window = stored
-  elseif stored[1] == minute - 1 then
+  elseif #stored == #window and stored[1] == minute - 1 then
     window = {minute, 0, stored[2], 0, stored[4]}
   end
   pace.minutes = window

@@ -18,15 +18,15 @@ local key = P .. of
 local before = redis.call('HMGET', key, 'paused_until', 'paused_why', 'paused_by', 'refusals', 'refused')
 
 if ARGV[8] ~= '' then
-  local rounds = tonumber(before[4] or 0)
-  if now - tonumber(ARGV[8]) > tonumber(before[5] or 0) or rounds == 0 then
+  local rounds = tonumber(before[4] or 0) or 0
+  if now - tonumber(ARGV[8]) > (tonumber(before[5] or 0) or 0) or rounds == 0 then
     rounds = rounds + 1
     redis.call('HSET', key, 'refusals', rounds, 'refused', int(now))
   end
   pause_ms = math.min(MOST_MS, math.max(pause_ms, tonumber(ARGV[9]) * 2 ^ math.min(rounds - 1, 30)))
 end
 
-local ends, until_ms = tonumber(before[1] or 0), now + pause_ms
+local ends, until_ms = tonumber(before[1] or 0) or 0, now + pause_ms
 if pause_ms > 0 and kind == 'provider' and by == 'provider' then redis.call('HSET', key, 'probing', 1) end
 if pause_ms > 0 and ends >= until_ms and not (by == 'operator' and before[3] == by) then
   return {seq, int(ends), before[2] or '', before[3] or ''}

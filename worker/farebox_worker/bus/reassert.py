@@ -8,6 +8,7 @@ from typing import Any
 
 from farebox.errors import LedgerLostError
 from farebox.scripts import Argument, Script, Tongue
+from farebox_worker.bus.places import Places
 from farebox_worker.bus.scripts import REASSERT, SETTLE
 
 SLICE = 500
@@ -49,12 +50,11 @@ async def reassert(tongue: Tongue, attempts: Sequence[Known], *, lease_ms: int) 
     unknown: list[Known] = []
     for start in range(0, len(attempts), SLICE):
         part = attempts[start : start + SLICE]
-        positions: dict[str, int] = {}
+        places = Places()
         arguments: list[Argument] = []
         for one in part:
-            scopes = dict.fromkeys(one.scopes)
-            places = ",".join(str(positions.setdefault(scope, len(positions) + 1)) for scope in scopes)
-            arguments += (one.job_id, one.flow, one.token, max(one.hold_nusd, 0), one.why, places)
-        answer = await tongue.say(REASSERT, lease_ms, len(positions), *positions, *arguments)
+            hold_nusd = max(one.hold_nusd, 0)
+            arguments += (one.job_id, one.flow, one.token, hold_nusd, one.why, places.of(one.scopes))
+        answer = await tongue.say(REASSERT, lease_ms, len(places.scopes), *places.scopes, *arguments)
         unknown += [part[int(position)] for position in answer[1:]]
     return unknown

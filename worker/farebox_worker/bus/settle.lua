@@ -9,7 +9,7 @@
 -- action: "finish" (outcome succeeded|failed|cancelled), "retry" (after the delay; attempts are stored),
 --   "return" (back to its place, as if it had never been claimed), "sweep" (finish a job that nobody runs),
 --   "move" (it failed here, and another lane may answer it: due there after the delay, its attempts anew; the result is
---   its new payload, the outcome the word movable or spread, and that lane)
+--   its new payload, the outcome the word movable, spread or last, and that lane)
 -- money:  "actual" (book the amount), "release" (nothing was billed), "unconfirmed" (nobody knows: the hold stays owed),
 --   "unpriced" (answered, at no known price)
 -- outcome may carry the finish of an answer: "succeeded truncated"; " default_cap" when the cap was not the job's own.
@@ -26,17 +26,16 @@ local first = 6 + #names
 
 local answer, batches, streams = {seq}, {}, {}
 local finished, gone_keys, gone_strikes = {}, {}, {}
-local gone_flow, gone_lease = {}, {}
+local gone_flow, gone_lease, gone_deadlines = {}, {}, {}
 local histories = {}
 
 local function add(map, key, value)
-  if not map[key] then map[key] = {} end
-  map[key][#map[key] + 1] = value
-end
-
-local function batch_count(batch, field)
-  if not batches[batch] then batches[batch] = {} end
-  batches[batch][field] = (batches[batch][field] or 0) + 1
+  local list = map[key]
+  if not list then
+    list = {}
+    map[key] = list
+  end
+  list[#list + 1] = value
 end
 
 local function read_marks()  -- the tokens of the group that were settled before
@@ -55,8 +54,9 @@ local settled, marks = read_marks(), {}
 local function is_repeat(token)
   if settled[token] then return true end
   settled[token] = true
-  add(marks, string.sub(token, 1, 12), string.sub(token, 13))
-  add(marks, string.sub(token, 1, 12), 1)
+  local claim = string.sub(token, 1, 12)
+  add(marks, claim, string.sub(token, 13))
+  add(marks, claim, 1)
   return false
 end
 
@@ -105,14 +105,15 @@ local running, holds, gone_holds, gone_doubts = read_running(), read_holds(), {}
 local function book(token, kind, id, set, day, hold, at)  -- the attempt was answered
   local money, amount = ARGV[at + 4], tonumber(ARGV[at + 5])
   if hold == 0 and money == 'unpriced' then hold = nil end  -- nobody said that it would cost nothing
-  local tokens_in, tokens_out = tonumber(ARGV[at + 6]), tonumber(ARGV[at + 7])
+  local tokens_in, tokens_out = ARGV[at + 6], ARGV[at + 7]
   count(set, 'spent', amount, day)
   count(set, 'calls', 1)
-  count(set, 'input_tokens', tokens_in)
-  count(set, 'output_tokens', tokens_out)
+  count(set, 'input_tokens', tonumber(tokens_in))
+  count(set, 'output_tokens', tonumber(tokens_out))
   if money == 'unpriced' then count(set, 'unpriced', 1) end
   if hold and amount > hold then count(set, 'overrun', amount - hold) end
-  post(token, kind, id, set, day, amount, hold and int(hold) or '', short(tokens_in), short(tokens_out), '1',
+  post(token, kind, id, set, day, amount, hold and int(hold) or '',
+    tokens_in ~= '0' and tokens_in or '', tokens_out ~= '0' and tokens_out or '', '1',
     money == 'unpriced' and '1' or '', ARGV[at + 13])
 end
 
@@ -145,9 +146,33 @@ local function move_money(id, flow, token, at)
   end
 end
 
-local function is_open(id)  -- the job's payload is the proof that it has no answer yet
-  return not finished[id] and redis.call('EXISTS', 'arq:job:' .. id) == 1
+local function are_all_open()  -- one question for the group, for most are
+  local keys, open = {}, 0
+  for at = first, #ARGV, 16 do keys[#keys + 1] = 'arq:job:' .. ARGV[at] end
+  each(keys, function(...) open = open + redis.call('EXISTS', ...) end)
+  return open == #keys
 end
+
+local all_open = are_all_open()
+
+local function is_open(id)  -- the job's payload is the proof that it has no answer yet
+  return not finished[id] and (all_open or redis.call('EXISTS', 'arq:job:' .. id) == 1)
+end
+
+local COUNTED = {cancelled = 'cancelled_jobs', default_cap = 'capped_by_default', succeeded = 'succeeded', failed = 'failed'}
+local endings = {}  -- by outcome: its first word, and the counters of the batch that it adds to
+
+local function ending_of(outcome)
+  local known = endings[outcome]
+  if not known then
+    known = {string.match(outcome, '^%S+'), {}}
+    for word in string.gmatch(outcome, '%S+') do add(known, 2, COUNTED[word] or 'finish:' .. word) end
+    endings[outcome] = known
+  end
+  return known[1], known[2]
+end
+
+local has_strikes = nil  -- known when the money is booked
 
 local function finish(id, flow, outcome, result)
   if not is_open(id) then return false end
@@ -155,20 +180,18 @@ local function finish(id, flow, outcome, result)
   finished[id] = true
   add(gone_flow, flow, id)
   if result ~= '' then redis.call('SET', 'arq:result:' .. id, result, 'PX', ARGV[4]) end
-  local ending = string.match(outcome, '^%S+')
-  for word in string.gmatch(outcome, '%S+') do
-    if word == 'cancelled' then batch_count(batch, 'cancelled_jobs')
-    elseif word == 'default_cap' then batch_count(batch, 'capped_by_default')
-    elseif word == 'succeeded' or word == 'failed' then batch_count(batch, word)
-    else batch_count(batch, 'finish:' .. word) end
+  local ending, counters = ending_of(outcome)
+  for _, counter in ipairs(counters) do bump(batches, batch, counter, 1) end
+  add(streams, batch, id)
+  add(streams, batch, ending)
+  gone_keys[#gone_keys + 1] = 'arq:job:' .. id
+  gone_keys[#gone_keys + 1] = 'arq:retry:' .. id
+  if has_strikes then
+    gone_strikes[#gone_strikes + 1] = id .. ':doubts'
+    gone_strikes[#gone_strikes + 1] = id .. ':claims'
   end
-  if not streams[batch] then streams[batch] = {} end
-  local stream = streams[batch]
-  stream[#stream + 1], stream[#stream + 2] = id, ending
-  gone_keys[#gone_keys + 1], gone_keys[#gone_keys + 2] = 'arq:job:' .. id, 'arq:retry:' .. id
-  gone_strikes[#gone_strikes + 1] = id .. ':doubts'
-  gone_strikes[#gone_strikes + 1] = id .. ':claims'
   histories[#histories + 1] = P .. 'history:' .. id
+  gone_deadlines[#gone_deadlines + 1] = batch .. '\t' .. id
   return true
 end
 
@@ -235,6 +258,7 @@ for at = first, #ARGV, 16 do
   end
 end
 apply_felts()
+has_strikes = redis.call('EXISTS', P .. 'strikes') == 1
 write_marks()  -- not before: what fails until here has written nothing, and may be sent again
 each(gone_holds, function(...) redis.call('HDEL', P .. 'holds', ...) end)
 each(gone_doubts, function(...) redis.call('HDEL', P .. 'unconfirmed', ...) end)
@@ -282,9 +306,10 @@ each(histories, function(...)
   if redis.call('EXISTS', ...) == 0 then return end  -- one question, for most jobs have none
   for _, key in ipairs({...}) do redis.call('PEXPIRE', key, ARGV[4]) end
 end)
-if redis.call('EXISTS', P .. 'strikes') == 1 then
-  each(gone_strikes, function(...) redis.call('HDEL', P .. 'strikes', ...) end)
+if redis.call('EXISTS', P .. 'deadlines') == 1 then
+  each(gone_deadlines, function(...) redis.call('ZREM', P .. 'deadlines', ...) end)
 end
+each(gone_strikes, function(...) redis.call('HDEL', P .. 'strikes', ...) end)
 for flow, ids in pairs(gone_flow) do each(ids, function(...) redis.call('ZREM', flow, ...) end) end
 for lane, ids in pairs(gone_lease) do each(ids, function(...) redis.call('ZREM', P .. 'leases:' .. lane, ...) end) end
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from farebox.scripts import Argument, Tongue
+from farebox_worker.bus.places import Places
 from farebox_worker.bus.scripts import SETTLE
 
 Action = Literal["finish", "retry", "return", "sweep", "move"]
@@ -14,13 +15,13 @@ Money = Literal["actual", "release", "unconfirmed", "unpriced"]
 NOTE_LETTERS = 200
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for each job, at a third of the cost
 class Settlement:
     """How one attempt ended.
 
     action: finish the job (with `outcome` and `result`), retry it `due` ms from now (by the server's clock) after
         `attempts`, return it to its place `due` as if never claimed, sweep a job nobody runs, or move it to another
-        lane (`outcome` is "movable <lane>" or "spread <lane>", `result` its new payload), due there in `due` ms.
+        lane (`outcome` is "movable", "spread" or "last", and its name; `result` its new payload), due in `due` ms.
     money: book `amount_nusd`, release the hold, or leave it owed as unconfirmed (`why`).
     outcome: the words settle.lua counts: outcome, finish, default_cap.
     scopes: where to book when the ledger no longer knows the attempt.
@@ -54,7 +55,8 @@ def booking_note(*parts: str | int) -> str:
 
 
 def _clean(text: str) -> str:
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:NOTE_LETTERS])
+    text = text[:NOTE_LETTERS]
+    return text if text.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 async def settle(tongue: Tongue, group: Sequence[Settlement], *, results_ttl_ms: int) -> list[str]:
@@ -62,10 +64,9 @@ async def settle(tongue: Tongue, group: Sequence[Settlement], *, results_ttl_ms:
 
     Raises: LedgerError; redis errors pass through.
     """
-    positions: dict[str, int] = {}
+    places = Places()
     attempts: list[Argument] = []
     for s in group:
-        places = ",".join(str(positions.setdefault(scope, len(positions) + 1)) for scope in dict.fromkeys(s.scopes))
         attempts += (
             s.job_id,
             s.flow,
@@ -79,10 +80,10 @@ async def settle(tongue: Tongue, group: Sequence[Settlement], *, results_ttl_ms:
             s.due,
             s.attempts if s.action == "retry" else s.outcome,
             s.result,
-            places,
+            places.of(s.scopes),
             "\t".join(_clean(part) for part in s.note.split("\t"))[:NOTE_LETTERS],
             s.history,
             s.felt,
         )
-    answer = await tongue.say(SETTLE, results_ttl_ms, len(positions), *positions, *attempts)
+    answer = await tongue.say(SETTLE, results_ttl_ms, len(places.scopes), *places.scopes, *attempts)
     return [word.decode() for word in answer[1:]]

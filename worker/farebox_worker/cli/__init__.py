@@ -5,6 +5,7 @@ Exit codes: 0 all answered, 1 error, 2 bad input or usage, 3 some jobs failed, 4
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import sys
@@ -56,6 +57,15 @@ class _Commands(click.Group):
         module = importlib.import_module(f"farebox_worker.cli.{_COMMANDS[cmd_name]}")
         command: click.Command = getattr(module, cmd_name)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Name the nearest commands where there is none of this name."""
+        near = difflib.get_close_matches(args[0], _COMMANDS, n=2)
+        if near and args[0] not in _COMMANDS and not ctx.resilient_parsing:
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {' or '.join(near)}?")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         del ctx
@@ -113,8 +123,7 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("farebox: interrupted", err=True)
-        sys.exit(130)
+        _interrupted()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -133,6 +142,12 @@ def main() -> None:
 def _is_of_redis(error: Exception) -> bool:
     """Tell a RedisError by its name: importing redis takes longer than all the rest of `farebox --help`."""
     return any((kind.__module__, kind.__name__) == ("redis.exceptions", "RedisError") for kind in type(error).__mro__)
+
+
+def _interrupted() -> None:
+    if "_FAREBOX_COMPLETE" not in os.environ:  # a shell that completes a word has its prompt on the screen
+        click.echo("farebox: interrupted", err=True)
+    sys.exit(130)
 
 
 def _end(message: str, code: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -22,6 +23,7 @@ from farebox_worker.session import Session, flags_from_here, open_session
 from farebox_worker.settings import Settings
 
 ENDED_S = 3.0  # a worker ends calls within a second
+STILL_S = 2.0  # after which a sweep that finds nothing to do gives up
 TELL_EVERY_S = 2.0
 
 
@@ -122,7 +124,7 @@ async def _cancel(settings: Settings, name: str, *, now: bool, as_json: bool) ->
         await batch.progress()
         *_, before = await batch.waiting()
         await batch.cancel(now=now)
-        swept = await _sweep_all(session, name)
+        swept = await _sweep_all(session, batch)
         running = await _running(batch, before, within_s=ENDED_S if now else 0.0)
         progress = await batch.progress()
     if as_json:
@@ -149,12 +151,21 @@ async def _running(batch: Batch, before: int, *, within_s: float) -> int:
     return running
 
 
-async def _sweep_all(session: Session, name: str) -> int:
-    ttl_ms = int(session.settings.retention.results_days * 86_400_000)
-    total, told = 0, time.monotonic()
+async def _sweep_all(session: Session, batch: Batch) -> int:
+    """Write down what waits; where a worker sweeps the same slices, until both are through, or neither gets on."""
+    ttl_ms = session.settings.retention.results_ttl_ms
+    total, told, name = 0, time.monotonic(), batch.batch_id
+    least, fell_s = sys.maxsize, told
     with suppress(NoPermissionError):  # an ACL keeps producers from writing results: the workers sweep
-        while swept := await sweep(session.ledger.tongue, results_ttl_ms=ttl_ms, batch=name):
+        while True:
+            swept = await sweep(session.ledger.tongue, results_ttl_ms=ttl_ms, batch=name)
             total += swept
+            if not swept:
+                left = sum((await batch.waiting())[:2])
+                least, fell_s = (left, time.monotonic()) if left < least else (least, fell_s)
+                if not left or time.monotonic() - fell_s > STILL_S:
+                    break
+                await asyncio.sleep(0.05)
             if time.monotonic() - told > TELL_EVERY_S:
                 told = time.monotonic()
                 say(f"{name} is cancelled; {total:,} waiting jobs are written down as such …")

@@ -149,8 +149,13 @@ def child_flags(settings: Settings) -> list[str]:
 
 
 def child_environment(settings: Settings) -> dict[str, str]:
-    """The environment that leads a child process to the same Redis; a URL may hold a password, so it is no flag."""
-    return os.environ | ({"FAREBOX_REDIS_URL": settings.redis.url} if settings.redis.url else {})
+    """The environment that leads a child process to the same Redis, to work there as the flags of this one say.
+
+    A URL may hold a password, so it is no flag.
+    """
+    worker = {name: str(getattr(settings.worker, name)) for name in ("concurrency", "fallback_after_s")}
+    said = {f"FAREBOX_WORKER_{name.upper()}": value for name, value in worker.items()}
+    return os.environ | said | ({"FAREBOX_REDIS_URL": settings.redis.url} if settings.redis.url else {})
 
 
 def secrets_of(settings: Settings) -> tuple[str, ...]:

@@ -76,6 +76,12 @@ from farebox_worker.shop import Shop
 @line_options
 @click.option("--tag", "tags", multiple=True, help="Count the cost under this tag too; repeatable.")
 @click.option("--concurrency", type=click.IntRange(1, 10_000), metavar="N", help="Calls at once per lane and process.")
+@click.option(
+    "--fallback-after",
+    type=click.FloatRange(0, 86_400),
+    metavar="S",
+    help="Seconds a model may be paused before its lines go to --fallback.  [default: 60]",
+)
 @click.option("--processes", type=click.IntRange(1, 64), default=1, show_default=True, metavar="N")
 @click.option("--with-worker", is_flag=True, help="With a shared Redis: work here too, not only the fleet.")
 @click.option("--max-failures", metavar="N|P%", help="Stop when so many jobs failed.")
@@ -116,6 +122,7 @@ class Flags(msgspec.Struct, frozen=True, kw_only=True):
     first: int | None
     tags: tuple[str, ...]
     concurrency: int | None
+    fallback_after: float | None
     processes: int
     with_worker: bool
     max_failures: str | None
@@ -133,9 +140,11 @@ async def _run(settings: Settings, ask: Ask, flags: Flags, *, as_json: bool) -> 
     where = destination(flags.output, ask.source)
     if not flags.overwrite:
         where.refuse_foreign_table(source)
-    if flags.concurrency:
-        worker = msgspec.structs.replace(settings.worker, concurrency=flags.concurrency)
-        settings = msgspec.structs.replace(settings, worker=worker)
+    said = {"concurrency": flags.concurrency, "fallback_after_s": flags.fallback_after}
+    worker = msgspec.structs.replace(
+        settings.worker, **{name: value for name, value in said.items() if value is not None}
+    )
+    settings = msgspec.structs.replace(settings, worker=worker)
     out_path = where.out
     known = places.earlier(out_path)
     settings = at_the_earlier_place(settings, known)

@@ -92,7 +92,7 @@ async def _confirm(
         known, amount = await session.ledger.confirm(tokens, is_charge=is_charge) if tokens else (0, 0)
     if known < len(named):
         hint = f"`farebox unconfirmed list{flags_from_here(settings)}` shows those there are"
-        missing = f"{len(named) - known:,} of the {_attempts(len(named))} named are not unconfirmed (any more)"
+        missing = f"not unconfirmed (any more): {len(named) - known:,} of {_attempts(len(named))} named"
         if not known:
             raise InputError(f"{missing}: {hint}.")
         say(f"{missing}; {hint}.")

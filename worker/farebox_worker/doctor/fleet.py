@@ -15,6 +15,8 @@ from farebox_worker.lanes import Lane
 from farebox_worker.limits import in_words, raise_command, room_again
 from farebox_worker.settings import Settings
 
+AT_THE_RATE = 0.9  # from this share on a rate is what holds a lane
+
 
 async def check_ledger(ledger: Ledger, settings: Settings, *, is_used: bool) -> list[Check]:
     """Say whether the money can be trusted, and which limits hold. `is_used`: jobs have been here."""
@@ -103,7 +105,18 @@ def check_lanes(lanes: Sequence[Lane], settings: Settings, *, has_workers: bool)
         if lane.pause
     ]
     unserved.sort(key=lambda check: check.level)  # failures first
-    return [*checks, *at_most(unserved, of="that nobody serves"), *at_most(paused, of="paused"), *_parked(lanes)]
+    held = [
+        Check("pace", "ok", f"{lane.runnable:,} jobs of {lane.name} wait: {why}")
+        for lane in lanes
+        if lane.runnable and not lane.pause and lane.workers and (why := _held_by(lane))
+    ]
+    return [
+        *checks,
+        *at_most(unserved, of="that nobody serves"),
+        *at_most(paused, of="paused"),
+        *at_most(held, of="held by their pace"),
+        *_parked(lanes),
+    ]
 
 
 def _unserved(lane: Lane, settings: Settings) -> str:
@@ -116,6 +129,20 @@ def _unserved(lane: Lane, settings: Settings) -> str:
     if provider.api_key_env and not os.environ.get(provider.api_key_env):
         return f"{said}start `farebox worker` where {provider.api_key_env} is set"
     return f"{said}start `farebox worker`, or the `farebox run` that they belong to"
+
+
+def _held_by(lane: Lane) -> str:
+    """Say what holds a lane back that could send more: its rate, its provider's, or how many calls are let in."""
+    for pace, whose in ((lane.pace, "it"), (lane.shared_pace, lane.name.partition(":")[0])):
+        rpm, tpm = pace.rates.rpm, pace.rates.tpm
+        if (rpm and pace.requests >= AT_THE_RATE * rpm) or (tpm and pace.tokens >= AT_THE_RATE * tpm):
+            return f"{whose} sends as much as its rate allows ({pace}); `rpm` and `tpm` in farebox.toml set it"
+    target = lane.pace.target
+    if target is not None and lane.in_flight >= target:
+        return (
+            f"{target:,} calls at once are what its provider lets in, as refusals have shown; it tries more by itself"
+        )
+    return ""
 
 
 def _parked(lanes: Sequence[Lane]) -> list[Check]:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from farebox_worker.files.lock import open_locked
+
 
 def write_all(fd: int, content: bytes) -> None:
     """Write everything, though the system may take it in pieces. Raises: OSError, possibly after a part is written."""
@@ -31,17 +33,20 @@ def sync_directory(directory: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Give a file to write, which takes the name when it is complete: readers see the old or the new. Raises: OSError.
+    """Give a file to write, which takes the name when it is complete: readers see the old or the new.
 
-    When the block raises, nothing has happened.
+    When the block raises, nothing has happened. What a kill leaves beside it, the next who writes takes over.
+    Raises: OSError; InputError when somebody else is writing it.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside = path.with_name(f".{path.name}.tmp")
+    fd = open_locked(beside)
     try:
-        with beside.open("wb") as file:
+        with os.fdopen(fd, "wb") as file:
+            file.truncate()
             yield file
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
+            beside.replace(path)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise

@@ -85,6 +85,7 @@ class OutputFile:
         out = cls(path, open_locked(path), name_now)
         try:
             with _explaining(path):
+                out._copy_path.unlink(missing_ok=True)  # a killed run may have left it
                 out._adopt(overwrite)
         except BaseException:
             os.close(out._fd)
@@ -175,6 +176,8 @@ class OutputFile:
         os.close(self._fd)
         self._fd = fd
         self._length = self.synced_length = os.fstat(fd).st_size
+        with _explaining(self.path):
+            sync_directory(self.path.parent)
         return True
 
     def index(self) -> LineIndex:
@@ -206,9 +209,13 @@ class OutputFile:
         sync_directory(self.path.parent)
         self.synced_length = self._length
 
+    @property
+    def _copy_path(self) -> Path:
+        return self.path.with_name(f".{self.path.name}.rewrite.tmp")
+
     def _locked_copy(self, lines: Iterable[bytes]) -> int:
         """Put these lines under the name and return their descriptor; it is locked before it takes the name."""
-        beside = self.path.with_name(f".{self.path.name}.rewrite.tmp")
+        beside = self._copy_path
         fd = os.open(beside, FLAGS | os.O_TRUNC, 0o600)
         try:
             os.fchmod(fd, stat.S_IMODE(os.fstat(self._fd).st_mode))

@@ -76,8 +76,8 @@ def take(path: Path, format_: Format | None = None, *, tell: Callable[[str], obj
 
 
 def is_pipe(path: Path) -> bool:
-    """Tell what can be read once only: stdin, and whatever is there and is no regular file."""
-    return str(path) == STDIN or (path.exists() and not path.is_file())
+    """Tell what can be read once only: stdin, and whatever is there and is neither a regular file nor a directory."""
+    return str(path) == STDIN or (path.exists() and not path.is_file() and not path.is_dir())
 
 
 def bare(path: Path) -> Path:

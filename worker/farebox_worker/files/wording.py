@@ -27,6 +27,7 @@ class _Message(msgspec.Struct):
     role: str = ""
 
 
+_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_roles = msgspec.json.Decoder(list[_Message]).decode
 
 
@@ -80,7 +81,7 @@ class Wording:
             self._add_system(api, body, self._system)
         if self._schema is not None:
             for name, value in self._formats(api).items():
-                body.setdefault(name, value)
+                body[name] = _with_format(body[name], value) if name in body else value
 
     def _add_system(self, api: Api, body: Members, system: msgspec.Raw) -> None:
         if member := _SYSTEM_MEMBERS.get(api):
@@ -90,6 +91,17 @@ class Wording:
         if messages.startswith(b"[") and not _has_system(messages):
             first = b'[{"role":"system","content":' + bytes(system) + b"},"
             body["messages"] = msgspec.Raw(first + messages[1:])
+
+
+def _with_format(own: msgspec.Raw, asked: msgspec.Raw) -> msgspec.Raw:
+    """Add the format to a member that says other things of the answer, such as how wordy; its own format stays."""
+    added = _decode_members(asked)
+    if "format" not in added:  # `response_format` is one
+        return own
+    try:
+        return msgspec.Raw(_encode({**added, **_decode_members(own)}))
+    except (msgspec.DecodeError, RecursionError):  # judged elsewhere
+        return own
 
 
 def _has_system(messages: bytes) -> bool:

@@ -125,7 +125,7 @@ class Fee:
     most: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for each job, at a third of the cost
 class Prepared:
     """A request ready to be sent, and the bounds of what it can use.
 
@@ -144,7 +144,7 @@ class Prepared:
     fees: tuple[Fee, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for each job, at a third of the cost
 class Said:
     """What a 200 says: `body` is in the job's wire format; `failure` is its code and message, where it tells of one."""
 
@@ -155,7 +155,7 @@ class Said:
     failure: tuple[str, str] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for each job, at a third of the cost
 class Reply:
     """A provider's 200, judged: `body` is JSON in the job's wire format, `original` the provider's own bytes."""
 

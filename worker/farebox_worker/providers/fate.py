@@ -91,19 +91,30 @@ def kept_headers(headers: httpx2.Headers) -> dict[str, str]:
     return kept
 
 
-def retry_after_s(headers: Mapping[str, str], *, now: float | None = None) -> float | None:
-    """Read `retry-after-ms`, else `retry-after` (seconds or an HTTP date), as seconds from now, never negative."""
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Read `retry-after-ms`, else `retry-after` (seconds or an HTTP date), as seconds from now, never negative.
+
+    A date is compared with the answer's own `date`: the clock of this machine may be wrong.
+    """
     try:
         if ms := headers.get("retry-after-ms"):
             return max(0.0, float(ms) / 1000)
         if not (text := headers.get("retry-after")):
             return None
         if text[:1].isalpha():
-            return max(0.0, parsedate_to_datetime(text).timestamp() - (time.time() if now is None else now))
+            return max(0.0, parsedate_to_datetime(text).timestamp() - _answered_at_s(headers))
         seconds = float(text)
     except (ValueError, TypeError, OverflowError):
         return None
     return max(0.0, seconds) if seconds == seconds else None  # noqa: PLR0124 - NaN is no delay
+
+
+def _answered_at_s(headers: Mapping[str, str]) -> float:
+    """When an answer was given, by the clock of who gave it; by ours where it does not say."""
+    try:
+        return parsedate_to_datetime(headers["date"]).timestamp()
+    except (KeyError, ValueError):
+        return time.time()
 
 
 def rejected(

@@ -88,7 +88,7 @@ class Feed:
             lines = sorted(self._numbers.get(job_id, 0) for job_id in error.job_ids)
             shown = ", ".join(str(number) for number in lines[:10]) + (" …" if len(lines) > 10 else "")
             raise InputError(
-                f"line {shown} changed since it was submitted, and is not answered yet: restore it, "
+                f"line {shown} changed since it was submitted, and a call of it may still be answered: restore it, "
                 "give it a new custom_id, or start again with another -o."
             ) from error
         self._numbers.clear()

@@ -86,6 +86,12 @@ class Follow:
             await self._batch.acknowledge(self._unsynced)
         self._unsynced, self._unsynced_lines = [], 0
 
+    async def catch_up(self) -> None:
+        """Write and acknowledge everything that has ended by now."""
+        while await self.step(block_ms=1):
+            pass
+        await self.sync()
+
     def _make_durable(self) -> None:
         self._out.sync()
         if self._copy:

@@ -163,9 +163,7 @@ class MainJob:
 
     async def _collect(self) -> None:
         """Write what was settled last, and take the final counts."""
-        while await self._follow.step(block_ms=1):
-            pass
-        await self._follow.sync()
+        await self._follow.catch_up()
         self._note(await self._batch.progress())
         if self._done < self._ending.total:
             self._ending.paused = await self._paused()

@@ -20,6 +20,7 @@ from farebox_worker.files import sidecar as sidecars
 from farebox_worker.files.lines import Line
 from farebox_worker.files.output import OutputFile
 from farebox_worker.files.sidecar import Sidecar, sidecar_path
+from farebox_worker.run.follow import Follow
 from farebox_worker.run.screen import Screen
 from farebox_worker.session import Session
 
@@ -80,24 +81,30 @@ async def settle_in(session: Session, batch: Batch, out: OutputFile, place: Side
 async def reconcile(batch: Batch, out: OutputFile, lines: Iterable[Line], screen: Screen, *, is_redo: bool) -> None:
     """Lay the lines beside what earlier runs left, in one pass.
 
-    What they submitted and this run does not ask so is withdrawn: lines taken out, changed, beyond --first. Lines that
-    changed since they were answered are refused; with `is_redo` they are asked again.
+    What has ended is written to OUT first. What they submitted and this run does not ask so is withdrawn: lines taken
+    out, changed, beyond --first. Lines that changed since they were answered are refused; with `is_redo` they are asked
+    again: OUT loses their lines first, and whoever is killed before the bus has forgotten them says --redo again.
 
-    Raises: InputError naming the lines.
+    Raises: InputError naming the lines; OutputError.
     """
+    await Follow(batch, out).catch_up()
     flows = [flow.decode() for flow in await batch.redis.smembers(batch.keys.flows(batch.batch_id))]  # type: ignore[misc]
     waiting = {flow: {job.decode() for job in await batch.redis.zrange(flow, 0, -1)} for flow in flows}
-    unwanted = set[str]().union(*waiting.values())
-    if not unwanted and not out.lines:
+    unwanted, anew = set[str]().union(*waiting.values()), set[str]()
+    if not unwanted and not out.lines and not is_redo:
         return
     changed: list[Line] = []
-    known = ((job_id, line) for job_id, line in _named(batch, lines) if job_id in unwanted or job_id in out.done)
+    known = (
+        (job_id, line) for job_id, line in _named(batch, lines) if is_redo or job_id in unwanted or job_id in out.done
+    )
     while some := list(islice(known, CHUNK_JOBS)):
         differs = await batch.differing([line.job for _, line in some if line.job])
         for (job_id, line), is_other in zip(some, differs, strict=True):
             if not is_other:
                 unwanted.discard(job_id)
-            elif job_id in out.done:
+            elif job_id in unwanted:
+                anew.add(job_id)
+            else:
                 changed.append(line)
     if changed and not is_redo:
         numbers = list(dict.fromkeys(str(line.number) for line in changed))
@@ -105,9 +112,12 @@ async def reconcile(batch: Batch, out: OutputFile, lines: Iterable[Line], screen
             f"line {', '.join(numbers[:10])}{' …' if numbers[10:] else ''} changed since it was answered: --redo asks "
             "changed lines again (and pays for them), or restore the line."
         )
-    withdrawn = [await withdraw(batch.tongue, flow, sorted(jobs & unwanted)) for flow, jobs in waiting.items()]
-    if sum(withdrawn):
-        screen.say(f"{sum(withdrawn):,} jobs of an earlier run were still waiting and are not asked so now: withdrawn")
+    withdrawn = 0
+    for flow, ids in waiting.items():
+        withdrawn += await withdraw(batch.tongue, flow, sorted(ids & unwanted - anew))
+        withdrawn += await withdraw(batch.tongue, flow, sorted(ids & anew), is_asked_anew=True)
+    if withdrawn:
+        screen.say(f"{withdrawn:,} jobs of an earlier run were still waiting and are not asked so now: withdrawn")
     if changed:
         jobs = [line.job for line in changed if line.job]
         out.rewrite_without([batch.job_id(job.custom_id) for job in jobs])

@@ -35,10 +35,7 @@ async def take_out_failed(batch: Batch | None, out: OutputFile, classes: Collect
     knows nothing of it any more. Raises: FareboxError; redis errors pass through.
     """
     if batch is not None:
-        follow = Follow(batch, out)
-        while await follow.step(block_ms=1):
-            pass
-        await follow.sync()
+        await Follow(batch, out).catch_up()
     found, ids = TakenOut(), list[str]()
     for note in failed_lines(out.path):
         if is_of_class(note.failure_class, note.error_code, classes):

@@ -1,0 +1,42 @@
+"""Many flows of one priority share a claim: some jobs of each visit, and level over a few claims."""
+
+from collections import Counter
+
+from farebox.batch import Batch
+from farebox.records import Job
+from farebox_worker.bus.claim import Ask, claim
+
+LANE = "p:a"
+LEAST_SHARE = 8  # as in claim.lua
+
+
+async def flows(redis, count, jobs):
+    for number in range(count):
+        batch = Batch(redis, f"b{number}")
+        if not number:
+            await batch.ledger.create()
+        await batch.open()
+        await batch.submit([Job(1, f"c{n}", LANE, "chat", b"{}") for n in range(jobs)])
+    await redis.hset(f"farebox:lane:{LANE}", "target", 10_000)
+    return batch.tongue
+
+
+async def served(tongue, slots):
+    return Counter(job.flow for job in (await claim(tongue, [Ask(LANE, slots)], lease_ms=30_000)).jobs)
+
+
+async def test_a_claim_visits_few_of_many_flows_and_takes_some_jobs_of_each(redis):
+    tongue = await flows(redis, 40, 20)
+    assert set((await served(tongue, 64)).values()) == {LEAST_SHARE}
+
+
+async def test_many_flows_are_level_after_a_round_of_claims(redis):
+    tongue = await flows(redis, 40, 20)
+    taken = sum([await served(tongue, 64) for _ in range(5)], Counter())
+    assert set(taken.values()) == {LEAST_SHARE}
+    assert len(taken) == 40
+
+
+async def test_few_slots_are_never_given_to_one_flow_alone(redis):
+    tongue = await flows(redis, 3, 20)
+    assert len(await served(tongue, 4)) >= 2

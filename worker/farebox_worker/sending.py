@@ -1,0 +1,100 @@
+"""One try at a job, top to bottom: read it, bound its cost, send it, judge what came back, say how to settle it.
+
+Nothing here touches Redis: `dispatch.py` claims and admits before `send`, and settles what comes out. What `prepare`
+refuses was never sent and costs nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import msgspec
+
+from farebox.errors import FareboxError, ProviderError, UntranslatableError
+from farebox.fallback import as_asked_in, lanes_of
+from farebox.keys import check_tag
+from farebox.ledger import GLOBAL
+from farebox.records import Job, decode_job
+from farebox_worker import endings
+from farebox_worker.attempt import UNPRICED, Attempt
+from farebox_worker.bus.claim import Claimed
+from farebox_worker.bus.settle import Settlement
+from farebox_worker.clock import clock
+from farebox_worker.failures import NO_ROOM, Verdict, judge
+from farebox_worker.routes import Route
+
+POISON_CLAIMS = 20
+MOST_DOUBTS = 2
+
+
+def prepare(  # noqa: PLR0911 - one way to fail after the other
+    claimed: Claimed, batch_id: str, route: Route, *, deadline: float
+) -> Attempt | Settlement:
+    """Make an attempt of a claimed job, or the settlement that fails it: undecodable, untranslatable, poison."""
+    if claimed.claims >= POISON_CLAIMS:
+        return endings.refuse(claimed, "poison", f"{claimed.claims} workers died of this job before it was sent")
+    try:
+        envelope = decode_job(claimed.payload)
+    except msgspec.DecodeError as error:
+        return endings.refuse(claimed, "undecodable", f"the job cannot be read: {error}")
+    job = envelope.a[0]
+    if claimed.doubts >= MOST_DOUBTS:
+        message = f"{claimed.doubts} attempts ended with unknown outcome; their cost is unconfirmed"
+        return endings.refuse(claimed, "outcome_unknown", message, envelope)
+    if route.lane not in lanes_of(job):
+        asks = ", ".join(lanes_of(job))
+        return endings.refuse(claimed, "unroutable", f"the job asks for {asks}, its lane is {route.lane}", envelope)
+    job = as_asked_in(job, route.lane)
+    if 0 < job.deadline_ms <= (claimed.at_ms or time.time() * 1000):  # this machine's clock may be an hour off
+        return endings.refuse(claimed, "deadline", "the job's deadline passed before it was sent", envelope)
+    try:
+        scopes = _scopes(batch_id, route, job)
+        prepared = route.provider.prepare(job, route.entry.facts)
+    except UntranslatableError as error:
+        on = endings.moved_on(claimed, envelope, route.lane, claimed.attempts)
+        return on or endings.refuse(claimed, "invalid_request", str(error), envelope)
+    except FareboxError as error:
+        return endings.refuse(claimed, "invalid_request", str(error), envelope)
+    price = route.entry.price
+    hold = UNPRICED
+    if price is not None and not price.unstated_fee(prepared.fees):
+        hold = price.worst_nusd(prepared.input_bound, prepared.output_bound, prepared.fees)
+    return Attempt(claimed, envelope, route, prepared, hold, scopes, deadline, job)
+
+
+def _scopes(batch_id: str, route: Route, job: Job) -> tuple[str, ...]:
+    """Where a job's money counts; whoever wrote the job, no tag may name two. Raises: InputError."""
+    tags = tuple(f"tag:{check_tag(tag)}" for tag in job.tags)
+    return (GLOBAL, f"batch:{batch_id}", f"provider:{route.entry.provider_id}", f"model:{job.model_ref}", *tags)
+
+
+async def send(attempt: Attempt, *, timeout_s: float, max_attempts: int) -> tuple[Settlement, Verdict | None]:
+    """Send an admitted attempt once; return how to settle it, and the verdict when it failed.
+
+    A lease that has ended by our own clock is not sent. A cancelled task leaves its hold unconfirmed.
+    """
+    started = time.monotonic()
+    if attempt.is_aborted:
+        return endings.cancelled(attempt), None
+    if clock() >= attempt.deadline:
+        return endings.hand_back(attempt), None
+    try:
+        reply = await attempt.route.provider.post(attempt.prepared, timeout_s=timeout_s)
+    except asyncio.CancelledError:
+        if attempt.is_aborted:
+            return endings.aborted(attempt, started), None
+        return endings.stopped(attempt, started), None
+    except ProviderError as error:
+        attempt.status, attempt.headers, attempt.retry_after_s = error.status_code, error.headers, error.retry_after
+        verdict = judge(
+            error,
+            attempts=attempt.number,
+            doubts=attempt.claimed.doubts,
+            max_attempts=max_attempts,
+            refusals=attempt.route.patience.refused(started) if error.code == NO_ROOM else 1,
+        )
+        return endings.failed(attempt, error, verdict, started), verdict
+    attempt.status, attempt.headers = reply.status_code, reply.headers
+    attempt.route.patience.answered()
+    return endings.answered(attempt, reply, started), None
