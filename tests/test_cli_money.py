@@ -77,3 +77,21 @@ def test_a_limit_per_day_parks_what_the_day_has_no_room_for(desk, simulate):
     assert desk.run("budget", "off", "--per", "day").code == 0
     assert desk.run("run", "in.jsonl", "-m", "sim:sim-1", "--max-tokens", 64).code == 0
     assert desk.run("audit").code == 0
+
+
+def test_what_would_do_nothing_or_harm_is_refused_in_words(desk):
+    desk.prompts(2)
+    ended = desk.run("run", "in.jsonl", "-m", "echo:echo", "-o", "out.jsonl", "--budget", 1, "--json")
+    assert ended.code == 0, ended
+    batch = ended.json["batch_id"]
+    adopted = desk.run("ledger", "adopt", "--budget", 2)
+    assert (adopted.code, "nothing to adopt" in adopted.stderr) == (2, True)
+    assert desk.run("audit").code == 0
+    released = desk.run("unconfirmed", "release", "--batch", "typo")
+    assert (released.code, "no batch 'typo'" in released.stderr) == (2, True)
+    assert "no provider 'nope' is configured" in desk.run("budget", "set", 1, "--model", "nope:x").stderr
+    assert "configured" not in desk.run("budget", "set", 1, "--model", "openai:gpt-5-mini").stderr
+    exported = desk.run("export", batch, "-o", "there.jsonl")
+    assert (exported.code, "farebox export OUT" in exported.stderr) == (2, True)
+    assert not (desk.home / "there.jsonl").exists()
+    assert "nothing to cancel" in desk.run("cancel", batch).stderr

@@ -121,7 +121,7 @@ def cancel(settings: Settings, batch: str, now: bool, as_json: bool) -> None:
 async def _cancel(settings: Settings, name: str, *, now: bool, as_json: bool) -> None:
     async with open_session(settings) as session:
         batch = Batch(session.redis, name, namespace=session.namespace)
-        await batch.progress()
+        was_over = (await batch.progress()).complete
         *_, before = await batch.waiting()
         await batch.cancel(now=now)
         swept = await _sweep_all(session, batch)
@@ -131,6 +131,9 @@ async def _cancel(settings: Settings, name: str, *, now: bool, as_json: bool) ->
         print_json(
             _progress_json(progress, "cancelled") | {"swept": swept, "running": running, "ended": before - running}
         )
+        return
+    if was_over:
+        say(f"{name} had ended before: there was nothing to cancel.")
         return
     say(f"{name} is cancelled: {progress.cancelled_jobs:,} jobs have no answer, {progress.finished:,} have ended.")
     if running:

@@ -13,7 +13,7 @@ from farebox_worker.cli.options import USD, common, json_option, print_json, run
 from farebox_worker.cli.summary import money_fields
 from farebox_worker.limits import money_line
 from farebox_worker.session import open_session
-from farebox_worker.settings import Settings
+from farebox_worker.settings import Settings, with_vendors
 
 F = TypeVar("F", bound=Callable[..., Any])
 KINDS = ("batch", "provider", "model", "tag")
@@ -115,6 +115,7 @@ async def _set(settings: Settings, limit_nusd: int | None, name: str, per: Per |
         before = await ledger.set_limit(name, limit_nusd, per)
         kind, _, batch_id = name.partition(":")
         is_known = kind != "batch" or await session.redis.exists(ledger.keys.batch(batch_id))
+        provider_id = batch_id.partition(":")[0]
         limit = next((limit for limit in await ledger.limits([name]) if limit.per == per), None)
         scope = await ledger.scope(name)
     was = f" (was {dollars_from_nusd(before)})" if before is not None else ""
@@ -122,5 +123,7 @@ async def _set(settings: Settings, limit_nusd: int | None, name: str, per: Per |
     say(f"{name}: {now}{f' per UTC {per}' if per else ''}{was}; {money_line(limit or scope)}")
     if not is_known:
         say(f"there is no batch {batch_id!r} yet; `farebox batches` lists those there are.")
+    if kind in {"provider", "model"} and provider_id not in with_vendors(settings).providers:
+        say(f"no provider {provider_id!r} is configured here; other machines may have one.")
     if limit and limit.headroom_nusd < 0:
         say(f"{dollars_from_nusd(-limit.headroom_nusd)} over it already: nothing more is admitted.")

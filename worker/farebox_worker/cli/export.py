@@ -20,6 +20,8 @@ from farebox_worker.run.screen import Screen
 from farebox_worker.session import open_session
 from farebox_worker.settings import Settings
 
+_WHERE = "collected with --delete, written by a run to its OUT, or expired ([retention] results_days)"
+
 
 @click.command()
 @click.argument("what", metavar="BATCH|OUT")
@@ -96,18 +98,21 @@ async def _export_batch(settings: Settings, name: str, output: Path, form: Form,
     async with open_session(settings) as session:
         batch = Batch(session.redis, name, namespace=session.namespace)
         total = (await batch.progress()).finished
-        after, count = "0-0", 0
+        entries, count = await batch.read("0-0"), 0
+        if not entries:
+            raise InputError(f"batch {name!r} has no results here: {_why_none(total)}")
         with FORMS[form](output) as write:
-            while entries := await batch.read(after):
-                after = entries[-1].entry_id
+            while entries:
                 for entry in entries:
                     for job, result in entry.results:
                         write(output_line(job, result, name))
                         count += 1
                 screen.tell(f"exporting: {count:,} of {total:,} lines")
+                entries = await batch.read(entries[-1].entry_id)
     if count < total:
-        say(
-            f"{total - count:,} finished jobs have no result here any more: collected with --delete, written by a run "
-            "to its OUT, or expired ([retention] results_days)."
-        )
+        say(f"{total - count:,} finished jobs have no result here any more: {_WHERE}.")
     return count
+
+
+def _why_none(finished: int) -> str:
+    return f"{_WHERE}. What a run wrote, `farebox export OUT` exports." if finished else "none of its jobs has ended."

@@ -106,6 +106,11 @@ async def _adopt(settings: Settings, limit_nusd: int | None, *, is_asked: bool, 
     """Adopt it. A limit that was not asked for is the file's, and counts only where there is none."""
     async with open_session(settings, adopts=True) as session:
         before = await _look(session)
+        if before.epoch and not before.lost:
+            raise InputError(
+                "there is nothing to adopt: this ledger lost nothing that anybody knows of, and a new identity would "
+                "stop all that work with it. Limits are moved with `farebox budget set USD`."
+            )
         if not as_json:
             before.tell()
         if not is_asked and not before.limits and limit_nusd is None:

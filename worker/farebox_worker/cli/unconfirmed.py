@@ -87,6 +87,8 @@ async def _confirm(
     named = dict.fromkeys(tokens)
     async with open_session(settings) as session:
         if not tokens:
+            if batch and not await session.redis.exists(session.ledger.keys.batch(batch)):
+                raise InputError(f"no batch {batch!r} here; `farebox batches` lists them.")
             entries = await session.ledger.unconfirmed()
             tokens = tuple(e.token for e in entries if everything or _batch_of(session, e) == batch)
         known, amount = await session.ledger.confirm(tokens, is_charge=is_charge) if tokens else (0, 0)
