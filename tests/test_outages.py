@@ -215,7 +215,7 @@ async def test_a_chore_that_meets_an_outage_is_left_for_later(monkeypatch):
     stage = Stage("")
     async with stage.process() as process:
         chores = {cron.name: cron.coroutine for cron in process.cron_jobs}
-        assert await chores["farebox:sweep"]({}) == 0
+        assert await chores["farebox:tidy"]({}) == 0
     await stage.batch.redis.aclose(close_connection_pool=True)
 
 

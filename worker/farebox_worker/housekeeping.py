@@ -39,15 +39,14 @@ class Housekeeping:
         self._retention = retention
 
     def crons(self) -> list[CronJob]:
-        """When each chore is done: at which seconds of the minute, far enough apart not to meet."""
+        """When what is done, in seconds of the minute. A run costs arq some 15 commands, so there are few."""
         namespace = self._tongue.keys.namespace
-        chores = [
-            ("sweep", self.sweep, set(range(0, 60, 10))),
-            ("expire", self.expire, set(range(1, 60, 5))),
-            ("move", self.move, set(range(3, 60, 5))),
-            ("fold", self.fold, {35}),
-        ]
+        chores = [("tidy", self.tidy, set(range(0, 60, 10))), ("fold", self.fold, {35})]
         return [cron(_by_cron(chore), name=f"{namespace}:{name}", second=seconds) for name, chore, seconds in chores]
+
+    async def tidy(self) -> int:
+        """Sweep, expire and move; return how many jobs."""
+        return await self.sweep() + await self.expire() + await self.move()
 
     async def sweep(self) -> int:
         """Finish what cancelled batches left waiting; return how many jobs."""
