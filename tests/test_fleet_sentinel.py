@@ -59,7 +59,7 @@ class Guarded(Arena):
             )
         hosts = ",".join(f"127.0.0.1:{port}" for port in self.ports)
         self.url = f"sentinel://:{PASSWORD}@{hosts}/mymaster/0?sentinel_password={SENTINELS_PASSWORD}"
-        self.until(lambda: self.said(first, "replication")["connected_slaves"] == 1, 20, "the replica")
+        self.until(lambda: self.said(second, "replication").get("master_link_status") == "up", 20, "the replica's copy")
         self.until(lambda: len(self.ask_sentinel("SENTINEL", "SENTINELS", "mymaster")) == 2, 20, "the sentinels")
         self.until(lambda: len(self.ask_sentinel("SENTINEL", "REPLICAS", "mymaster")) == 1, 20, "what they know")
 
@@ -68,6 +68,7 @@ class Guarded(Arena):
         folder.mkdir(exist_ok=True)
         words = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "", "--appendonly", "yes"]
         words += ["--requirepass", PASSWORD, "--masterauth", PASSWORD, "--logfile", str(folder / "log")]
+        words += ["--repl-diskless-sync-delay", "0"]
         self.nodes[port] = subprocess.Popen([server_binary(), *words, *extra], stdout=subprocess.DEVNULL)
         self.until(lambda: self.said(port, "server"), 20, f"the server on {port}")
 
