@@ -116,10 +116,11 @@ class Stage:
         await self.batch.submit([Job(1, f"c{n}", LANE, "chat", b"{}") for n in range(start, start + count)])
 
     @asynccontextmanager
-    async def process(self, **worker):
+    async def process(self, *, burst=False, **worker):
         worker = {"concurrency": 4, "lease_s": 30.0, "drain_s": 10.0, "request_timeout_s": 5.0} | worker
         routes = Routes(Shelf(), Shelf(), lambda _: self.provider)
-        process = Process(self.client(), Settings(worker=WorkerSettings(**worker)), routes, handle_signals=False)
+        settings = Settings(worker=WorkerSettings(**worker))
+        process = Process(self.client(), settings, routes, burst=burst, handle_signals=False)
         process.task = asyncio.create_task(process.main())
         self.processes.append(process)
         try:
@@ -163,6 +164,25 @@ async def test_jobs_are_answered_once_and_booked(stage):
     assert sorted(job for job, _ in await stage.results()) == sorted(stage.batch.job_id(f"c{n}") for n in range(20))
     assert await stage.money() == (20 * COST, 0, 0)
     assert len(stage.provider.posted) == 20
+
+
+async def test_a_burst_ends_when_nothing_is_left_though_a_claim_came_while_the_lane_was_full(stage):
+    await stage.begin(3)
+    now_s, _ = await stage.batch.redis.time()
+    await stage.batch.redis.hset(stage.batch.keys.lane(LANE), mapping={"target": 1, "cut": now_s * 1000})
+    async with stage.process(burst=True) as process:
+        dispatch = process.dispatch
+        ask = dispatch._claim
+
+        async def slowly(asks):
+            found = await ask(asks)
+            while not found.jobs and dispatch.in_flight:  # noqa: ASYNC110 - the answer comes when it is true no more
+                await asyncio.sleep(0.01)
+            return found
+
+        dispatch._claim = slowly
+        await asyncio.wait_for(process.task, 10)
+    assert (await stage.batch.progress()).succeeded == 3
 
 
 async def test_a_first_signal_drains(stage):

@@ -41,7 +41,7 @@ class StandIn:
         await self._end(names, batch, "failed", given | fields)
 
     async def _end(self, names, batch, outcome, fields):
-        stream = {}
+        stream, pipe = {}, self.redis.pipeline(transaction=True)
         for name in names:
             identity = job_id("farebox", batch, name)
             envelope = await self.payload(batch, name)
@@ -55,14 +55,13 @@ class StandIn:
                 t=1, f=FUNCTION, a=kept, k=envelope.k, et=envelope.et, s=outcome == "succeeded", r=result, st=now_ms,
                 ft=now_ms, q=flow, id=identity,
             )  # fmt: skip
-            async with self.redis.pipeline(transaction=True) as pipe:
-                pipe.delete(KEYS.job(identity), KEYS.in_progress(identity))
-                pipe.zrem(flow, identity)
-                pipe.set(KEYS.result(identity), encode_result(ended), px=DAY_MS)
-                pipe.hincrby(KEYS.batch(batch), outcome, 1)
-                await pipe.execute()
+            pipe.delete(KEYS.job(identity), KEYS.in_progress(identity))
+            pipe.zrem(flow, identity)
+            pipe.set(KEYS.result(identity), encode_result(ended), px=DAY_MS)
             stream[identity] = outcome
-        await self.redis.xadd(KEYS.results(batch), stream)
+        pipe.hincrby(KEYS.batch(batch), outcome, len(stream))
+        pipe.xadd(KEYS.results(batch), stream)
+        await pipe.execute()  # as a settle does it: who sees the counts sees the stream
 
 
 def connections(redis):

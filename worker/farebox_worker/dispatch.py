@@ -135,14 +135,14 @@ class Dispatch:
         """
         while not self._is_stopping:
             self.bells.quiet()
-            asks = self._asks()
+            asks, was_idle = self._asks(), not self.in_flight  # a claim does not see the room that ends meanwhile make
             deadline = clock() + self._worker.lease_s  # from before the first try: the lease may be older
             found = await self._claim(asks) if asks else Claims([], None)
             if found.jobs:
                 await self._start(found.jobs, deadline)
             if await self._take_over(asks, found.jobs) or found.jobs:
                 continue
-            if until_empty and not self.in_flight and found.due_in_s is None:
+            if until_empty and was_idle and found.due_in_s is None:
                 return
             has_room = bool(asks) or not self.in_flight
             pause_s = min(HEAL_S, self.balance.again_in_s) * (0.75 + random.random() / 2)
