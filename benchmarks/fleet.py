@@ -22,7 +22,7 @@ from farebox.connection import connect
 from farebox.ledger import Ledger
 from farebox.records import VERSION, Job
 from farebox_worker.bus.pause import pause, resume
-from farebox_worker.server_process import ServerProcess
+from farebox_worker.server.server_process import ServerProcess
 
 LANE = "echo:echo"
 LOOK_S = 0.03

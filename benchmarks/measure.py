@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
-from farebox_worker.server_process import ServerProcess, start_server
+from farebox_worker.server.server_process import ServerProcess, start_server
 
 HERE = Path(__file__).parent
 TICKS = os.sysconf("SC_CLK_TCK")

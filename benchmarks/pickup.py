@@ -67,7 +67,7 @@ def _start(url: str) -> subprocess.Popen[bytes]:
 def _work(url: str) -> None:
     """Serve with an echo that says when a call begins."""
     from farebox_worker.cli.options import run_async  # noqa: PLC0415
-    from farebox_worker.process import Process  # noqa: PLC0415
+    from farebox_worker.process.process import Process  # noqa: PLC0415
     from farebox_worker.providers.echo import EchoProvider  # noqa: PLC0415
     from farebox_worker.routes import Routes  # noqa: PLC0415
     from farebox_worker.session import open_session  # noqa: PLC0415

@@ -6,7 +6,7 @@ import asyncio
 import sys
 
 from farebox_worker.cli.options import run_async
-from farebox_worker.process import Process
+from farebox_worker.process.process import Process
 from farebox_worker.providers.echo import EchoProvider
 from farebox_worker.routes import Routes
 from farebox_worker.session import open_session

@@ -24,7 +24,7 @@ from farebox.connection import connect
 from farebox.money import nusd_from_usd
 from farebox.records import Job
 from farebox_worker.audit import audit
-from farebox_worker.embedded import start_server
+from farebox_worker.server.embedded import start_server
 
 HOSTILE = {
     "share-429": 0.05, "share-500": 0.05, "share-dropped": 0.03, "share-hung": 0.03,

@@ -35,7 +35,7 @@ from farebox_worker.bus.claim import Ask, claim
 from farebox_worker.bus.lapse import lapse
 from farebox_worker.bus.pause import pause, resume
 from farebox_worker.bus.withdraw import withdraw
-from farebox_worker.process import Process
+from farebox_worker.process.process import Process
 from farebox_worker.settings import load
 from farebox_worker.shop import Shop
 

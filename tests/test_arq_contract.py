@@ -16,7 +16,7 @@ from farebox.records import FUNCTION, Job
 from farebox_worker.bus.admit import Fare, admit
 from farebox_worker.bus.claim import Ask, claim
 from farebox_worker.bus.settle import Settlement, settle
-from farebox_worker.process import Process
+from farebox_worker.process.process import Process
 
 LANE = "sim:one"
 DECODE = msgspec.msgpack.decode

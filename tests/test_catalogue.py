@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from farebox.errors import ModelNotFoundError, ProviderOverloadedError
-from farebox_worker.catalogue import Catalogue
-from farebox_worker.prices import PriceTable
+from farebox_worker.prices.catalogue import Catalogue
+from farebox_worker.prices.table import PriceTable
 from farebox_worker.providers.base import Facts, ModelCapability, ModelInfo
 from farebox_worker.settings import ModelSettings, ProviderSettings, Settings
 
@@ -194,7 +194,7 @@ def test_the_tier_decides_the_price():
 def test_a_new_price_reaches_the_entries(monkeypatch):
     models = catalogue()
     assert models.resolve("echo").price.output_pusd == 2_000_000
-    monkeypatch.setattr("farebox_worker.prices.PRETEND", None)
+    monkeypatch.setattr("farebox_worker.prices.table.PRETEND", None)
     assert models._prices.refresh_if_older_than(0)
     assert models.resolve("echo").price is None
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 import pytest
 from tests.cli_support import KEY, prompt
 
-from farebox_worker.server_process import ask, start_server
+from farebox_worker.server.server_process import ask, start_server
 
 ECHO = ["-m", "echo:echo", "--budget", 1]
 

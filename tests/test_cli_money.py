@@ -6,7 +6,7 @@ import io
 import pytest
 from redis import Redis
 
-from farebox_worker.embedded import EmbeddedServer
+from farebox_worker.server.embedded import EmbeddedServer
 
 
 def lines(text):

@@ -24,7 +24,7 @@ from farebox_worker.heartbeats import read_heartbeats
 from farebox_worker.jobs import name_job, read_job
 from farebox_worker.lanes import find_lanes, model_of, read_lanes
 from farebox_worker.outage import Outage
-from farebox_worker.pulse import Pulse
+from farebox_worker.process.pulse import Pulse
 
 LANE = "echo:echo"
 LEASE = 30_000

@@ -14,7 +14,7 @@ from tests.test_cli_errors import free_port
 from farebox.batch import Batch
 from farebox.connection import connect
 from farebox.records import Job
-from farebox_worker.server_process import start_server
+from farebox_worker.server.server_process import start_server
 
 MANY = 50_000
 

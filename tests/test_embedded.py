@@ -14,14 +14,14 @@ import pytest
 import redis
 
 from farebox.errors import ServerError
-from farebox_worker import server_process
-from farebox_worker.embedded import EmbeddedServer, find_server_binary, holds_no_data, start_server
+from farebox_worker.server import server_process
+from farebox_worker.server.embedded import EmbeddedServer, find_server_binary, holds_no_data, start_server
 
 USER = """
 import os, sys, time
 from pathlib import Path
 import redis
-from farebox_worker.embedded import EmbeddedServer
+from farebox_worker.server.embedded import EmbeddedServer
 
 with EmbeddedServer(Path(sys.argv[1])) as server:
     client = redis.Redis.from_url(server.url)
@@ -294,7 +294,7 @@ def test_what_the_system_refuses_says_what_to_do(data, monkeypatch, error, said)
         number = getattr(errno, error)
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("farebox_worker.embedded.start_server", refuse)
+    monkeypatch.setattr("farebox_worker.server.embedded.start_server", refuse)
     with pytest.raises(ServerError, match=said), EmbeddedServer(data):
         pass
     monkeypatch.undo()

@@ -6,7 +6,7 @@ from tests.cli_support import desk, prompt, simulate
 from farebox.ledger import Limit, Scope
 from farebox_worker.files.numbers import LineNumbers
 from farebox_worker.files.tally import Note, NotedUsage, Tally
-from farebox_worker.rates import flat, price_of
+from farebox_worker.prices.rates import flat, price_of
 from farebox_worker.run.forecast import Cost, Load, Prospect, Seen, foresee, foresee_all, look_ahead
 from farebox_worker.run.picture import about
 

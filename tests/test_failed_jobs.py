@@ -15,6 +15,8 @@ from farebox.errors import (
     ProviderTimeoutError,
 )
 from farebox.records import Job, JobEnvelope, encode_job
+from farebox_worker.attempts.failures import judge
+from farebox_worker.attempts.history import MOST_LETTERS, read_tried, tried_line
 from farebox_worker.bus.blame import MOST_ALIKE
 from farebox_worker.bus.claim import Ask, claim
 from farebox_worker.bus.expire import expire
@@ -24,9 +26,7 @@ from farebox_worker.bus.scripts import BLAME
 from farebox_worker.bus.settle import Settlement, settle
 from farebox_worker.bus.sweep import sweep
 from farebox_worker.bus.withdraw import withdraw
-from farebox_worker.failures import judge
 from farebox_worker.heartbeats import read_heartbeats
-from farebox_worker.history import MOST_LETTERS, read_tried, tried_line
 from farebox_worker.jobs import read_job
 
 TTL = 600_000
@@ -56,7 +56,7 @@ def refused(message="no such parameter"):
 
 
 async def test_every_attempt_that_did_not_answer_is_kept_with_its_money_and_expires_with_the_result(stage, monkeypatch):
-    monkeypatch.setattr("farebox_worker.failures.RETRY_BASE_S", 0.001)
+    monkeypatch.setattr("farebox_worker.attempts.failures.RETRY_BASE_S", 0.001)
     await stage.begin(1)
 
     async def act(n):

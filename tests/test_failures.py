@@ -16,7 +16,7 @@ from farebox.errors import (
     ProviderTimeoutError,
     UntranslatableError,
 )
-from farebox_worker.failures import judge
+from farebox_worker.attempts.failures import judge
 
 HALF = 0.5
 

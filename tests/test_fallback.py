@@ -25,7 +25,6 @@ from farebox.errors import (
 )
 from farebox.fallback import as_asked_in, first_lane, lanes_after, moved
 from farebox.records import Job, JobEnvelope
-from farebox_worker.balance import Balance, Load, share, soonest_s
 from farebox_worker.bus.admit import Fare, admit
 from farebox_worker.bus.claim import Ask, claim
 from farebox_worker.bus.lapse import lapse
@@ -33,11 +32,12 @@ from farebox_worker.bus.move import move
 from farebox_worker.bus.pause import pause, resume
 from farebox_worker.bus.settle import Settlement, settle
 from farebox_worker.bus.sweep import sweep
-from farebox_worker.catalogue import Entry
-from farebox_worker.moves import Moves
-from farebox_worker.process import Process
+from farebox_worker.dispatch.balance import Balance, Load, share, soonest_s
+from farebox_worker.dispatch.moves import Moves
+from farebox_worker.prices.catalogue import Entry
+from farebox_worker.prices.rates import PRETEND
+from farebox_worker.process.process import Process
 from farebox_worker.providers.base import Facts, Prepared, Reply, TokenUsage
-from farebox_worker.rates import PRETEND
 from farebox_worker.routes import Routes
 from farebox_worker.settings import Settings, WorkerSettings
 
@@ -172,7 +172,7 @@ REFUSED = ProviderRequestError("a", "context too long", status_code=400, own_bod
     ],
 )
 async def test_what_one_model_refuses_the_next_one_answers_at_its_own_price(stage, monkeypatch, error, tries):
-    monkeypatch.setattr("farebox_worker.failures.RETRY_BASE_S", 0.01)
+    monkeypatch.setattr("farebox_worker.attempts.failures.RETRY_BASE_S", 0.01)
     await stage.begin(3, B)
     stage.vendor.act[A] = raising(error)
     async with stage.process():
@@ -219,7 +219,7 @@ async def test_what_cannot_be_said_to_one_provider_is_said_to_the_next_unpaid(st
 
 
 async def test_two_bills_in_doubt_are_enough_for_one_job_however_many_models_it_names(stage, monkeypatch):
-    monkeypatch.setattr("farebox_worker.failures.RETRY_BASE_S", 0.01)
+    monkeypatch.setattr("farebox_worker.attempts.failures.RETRY_BASE_S", 0.01)
     await stage.begin(1, B, C)
     for lane in (A, B, C):
         stage.vendor.act[lane] = raising(ProviderTimeoutError(lane[0], "no answer"))

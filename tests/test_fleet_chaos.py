@@ -13,7 +13,7 @@ from tests.chaos import Arena
 from tests.conftest import server_binary
 from tests.proxy import Proxy
 
-from farebox_worker.embedded import start_server
+from farebox_worker.server.embedded import start_server
 
 LEASE_S = 2.0  # of every arena
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from tests.adapter_contract import KEY, job, script
 
-from farebox_worker.prices import compile_price
-from farebox_worker.prices_overlay import overlay
+from farebox_worker.prices.overlay import overlay
+from farebox_worker.prices.table import compile_price
 from farebox_worker.providers.anthropic import AnthropicProvider
 from farebox_worker.providers.base import Facts
 from farebox_worker.providers.openai import OpenAIProvider

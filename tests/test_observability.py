@@ -24,19 +24,19 @@ from farebox.batch import Batch
 from farebox.connection import connect
 from farebox.ledger import Ledger
 from farebox.records import Job
-from farebox_worker import witness as witness_module
 from farebox_worker.bus.admit import Fare, admit
 from farebox_worker.bus.admit import Verdict as Admission
 from farebox_worker.bus.claim import Ask, claim
 from farebox_worker.bus.pause import pause
 from farebox_worker.cli.worker import Flags
 from farebox_worker.cli.worker import _child as child
+from farebox_worker.dispatch import witness as witness_module
 from farebox_worker.events import EVENTS, JsonLines, PlainLines, event, secrets_in
 from farebox_worker.meters import Histogram
 from farebox_worker.observe import fleet as fleet_module
 from farebox_worker.observe.fleet import Timed, fleet_metrics, read_fleet
 from farebox_worker.outage import Outage
-from farebox_worker.server_process import start_server
+from farebox_worker.server.server_process import start_server
 from farebox_worker.settings import load
 
 ROOT = Path(__file__).parents[1]

@@ -7,7 +7,7 @@ from tests.adapter_contract import FACTS, KEY, FateContract, job, script
 from tests.openai_adapters import adapter, unreachable, vendor
 
 from farebox.errors import InputError, ProviderOverloadedError, ProviderRateLimitError, ProviderRequestError
-from farebox_worker.failures import judge
+from farebox_worker.attempts.failures import judge
 
 __all__ = ["adapter", "script", "unreachable", "vendor"]
 

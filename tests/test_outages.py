@@ -18,9 +18,10 @@ from tests.test_process import COST, Stage, until
 
 from farebox.connection import PASSING, check_server, connect, passes, word_of
 from farebox.errors import ServerAwayError, ServerError
-from farebox_worker import housekeeping, server_process
-from farebox_worker.embedded import start_server
 from farebox_worker.outage import Outage
+from farebox_worker.process import housekeeping
+from farebox_worker.server import server_process
+from farebox_worker.server.embedded import start_server
 
 pytestmark = [pytest.mark.server, pytest.mark.skipif(not server_binary(), reason="no server to trouble")]
 

@@ -12,12 +12,12 @@ from tests.test_bus import LEASE, TTL, batch, finished, scopes  # noqa: F401 - b
 from farebox.batch import Batch
 from farebox.errors import ProviderRateLimitError
 from farebox.records import Job
+from farebox_worker.attempts.failures import judge
 from farebox_worker.bus.admit import Fare, admit
 from farebox_worker.bus.claim import Ask, claim
 from farebox_worker.bus.pace import FIRST_TARGET, PACE_FIELDS, Rates, felt, left_in, rates_in, read_pace, tune
 from farebox_worker.bus.pause import Refusal, pause, read_pauses, resume
 from farebox_worker.bus.settle import Settlement, settle
-from farebox_worker.failures import judge
 
 LANE = "p:a"
 OTHER = "p:b"

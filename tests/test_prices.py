@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from farebox.errors import ConfigError
 from farebox.money import nusd_from_usd
-from farebox_worker import prices_data
-from farebox_worker.prices import FREE, Price, PriceTable, Rates, compile_price
+from farebox_worker.prices import vendors
+from farebox_worker.prices.table import FREE, Price, PriceTable, Rates, compile_price
 from farebox_worker.providers.base import TokenUsage
 from farebox_worker.settings import ModelSettings, ProviderSettings, Settings
 
@@ -24,7 +24,7 @@ NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 def listed(kind: str) -> list[Price]:
     tiers = ("standard", "flex", "priority", "batch")
-    model_ids = prices_data.model_ids(kind, kind, None)
+    model_ids = vendors.model_ids(kind, kind, None)
     found = [compile_price(kind, kind, model_id, None, tier, now=NOW) for model_id in model_ids for tier in tiers]
     return [price for price in found if price]
 
@@ -109,7 +109,7 @@ def test_the_worst_case_is_a_bound_at_every_cliff_of_every_listed_model(price):
 
 @given(st.sampled_from(["openai", "anthropic"]), st.data(), st.builds(TokenUsage, counts, counts, counts, counts))
 def test_costs_agree_with_genai_prices_to_the_nano_dollar(kind, data, usage):
-    model_id = data.draw(st.sampled_from(prices_data.model_ids(kind, kind, None)))
+    model_id = data.draw(st.sampled_from(vendors.model_ids(kind, kind, None)))
     assume("image" not in model_id and "realtime" not in model_id)  # pictures there are priced as the dearest kind
     price = compile_price(kind, kind, model_id, now=NOW)
     assume(price is not None)
@@ -233,8 +233,8 @@ def test_audio_is_held_at_its_own_rate():
 
 @pytest.mark.parametrize("factor", [10**6, Decimal(1) / 10**6])
 def test_a_listed_rate_a_million_times_off_is_not_believed(monkeypatch, caplog, factor):
-    original = prices_data.pusd_per_token
-    monkeypatch.setattr(prices_data, "pusd_per_token", lambda rate: original(rate * factor))
+    original = vendors.pusd_per_token
+    monkeypatch.setattr(vendors, "pusd_per_token", lambda rate: original(rate * factor))
     with caplog.at_level(logging.ERROR):
         assert compile_price("openai", "openai", "gpt-5-mini", now=NOW) is None
     assert "per million tokens" in caplog.text
@@ -251,8 +251,8 @@ def test_a_broken_table_prices_nothing(monkeypatch):
 def test_a_table_that_shrank_keeps_the_prices_of_before(monkeypatch, caplog):
     prices = table()
     before = prices.lookup("openai:gpt-5-mini")
-    monkeypatch.setattr(prices_data, "table_size", lambda: 1_001)
-    monkeypatch.setattr(prices_data, "find", lambda *_: None)
+    monkeypatch.setattr(vendors, "table_size", lambda: 1_001)
+    monkeypatch.setattr(vendors, "find", lambda *_: None)
     assert not prices.refresh_if_older_than(0)
     assert prices.lookup("openai:gpt-5-mini") == before
     assert "shrank" in caplog.text
@@ -357,6 +357,6 @@ def test_equal_prices_are_equal():
 
 
 def test_the_table_is_imported_only_when_asked():
-    code = "import sys, farebox_worker.prices; print('genai_prices' in sys.modules)"
+    code = "import sys, farebox_worker.prices.table; print('genai_prices' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "False"

@@ -7,9 +7,10 @@ from decimal import Decimal
 import pytest
 from genai_prices.data_snapshot import get_snapshot
 
-from farebox_worker import prices_data, prices_overlay
-from farebox_worker.prices import PriceTable, compile_price
-from farebox_worker.prices_overlay import Overlay, overlay
+from farebox_worker.prices import overlay as overlay_module
+from farebox_worker.prices import vendors
+from farebox_worker.prices.overlay import Overlay, overlay
+from farebox_worker.prices.table import PriceTable, compile_price
 from farebox_worker.settings import ProviderSettings, Settings
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -38,11 +39,11 @@ def test_the_overlay_says_nothing_that_the_table_says_already():
 
 def lay(monkeypatch, **entries):
     made = Overlay(**{name: [vars_of(entry) for entry in listed] for name, listed in entries.items()})
-    monkeypatch.setattr(prices_data, "overlay", lambda: made)
+    monkeypatch.setattr(vendors, "overlay", lambda: made)
 
 
 def vars_of(entry):
-    kind = getattr(prices_overlay, entry.pop("kind"))
+    kind = getattr(overlay_module, entry.pop("kind"))
     return kind(source="a test, not a price page", vendor="openai", **entry)
 
 
@@ -78,7 +79,7 @@ def test_a_model_of_the_overlay_has_its_steps_its_tiers_and_its_regional_host():
     assert compile_price("openai", "openai", "gpt-6.2-sol", None, "flex", now=NOW) is None
     eu = compile_price("openai", "x", "gpt-6.2-sol", "https://eu.api.openai.com/v1", now=NOW)
     assert eu.output_pusd == 11_000_000
-    assert prices_data.context_window("openai", "openai", "gpt-6.2-sol", None) == 1_050_000
+    assert vendors.context_window("openai", "openai", "gpt-6.2-sol", None) == 1_050_000
 
 
 def test_a_fee_that_nobody_can_have_meant_is_not_believed(monkeypatch, caplog):
@@ -96,8 +97,8 @@ def moved(monkeypatch, factor):
     settings_ = Settings(providers={"openai": ProviderSettings(kind="openai")})
     prices = PriceTable(settings_, now=lambda: NOW)
     before = prices.lookup("openai:gpt-5-mini")
-    original = prices_data.pusd_per_token
-    monkeypatch.setattr(prices_data, "pusd_per_token", lambda rate: max(10, original(rate * factor)))
+    original = vendors.pusd_per_token
+    monkeypatch.setattr(vendors, "pusd_per_token", lambda rate: max(10, original(rate * factor)))
     return prices, before
 
 

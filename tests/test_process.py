@@ -27,22 +27,23 @@ from farebox.errors import (
     ProviderRateLimitError,
 )
 from farebox.records import Job
-from farebox_worker import endings, housekeeping, sending
-from farebox_worker import process as process_module
-from farebox_worker import settler as settler_module
+from farebox_worker.attempts import endings, sending
 from farebox_worker.bus.claim import Ask, claim
 from farebox_worker.bus.pause import read_pauses, resume
 from farebox_worker.bus.settle import Settlement
-from farebox_worker.catalogue import Entry
-from farebox_worker.doorbells import Doorbells
-from farebox_worker.embedded import start_server
+from farebox_worker.dispatch import settler as settler_module
+from farebox_worker.dispatch.doorbells import Doorbells
+from farebox_worker.dispatch.settler import Settler
 from farebox_worker.outage import Outage
-from farebox_worker.process import Process
+from farebox_worker.prices.catalogue import Entry
+from farebox_worker.prices.rates import PRETEND
+from farebox_worker.process import housekeeping
+from farebox_worker.process import process as process_module
+from farebox_worker.process.process import Process
 from farebox_worker.providers.base import Facts, Prepared, Reply, TokenUsage
-from farebox_worker.rates import PRETEND
 from farebox_worker.routes import Route, Routes
+from farebox_worker.server.embedded import start_server
 from farebox_worker.settings import Settings, WorkerSettings
-from farebox_worker.settler import Settler
 
 LANE = "sim:one"
 HOLD = 30_000  # 10 tokens in at $1, 10 out at $2 per million
@@ -509,7 +510,7 @@ async def test_a_lane_is_found_though_nobody_told_of_it(stage, monkeypatch):
         await asyncio.Event().wait()
 
     monkeypatch.setattr(Doorbells, "hear_control", hear_nothing)
-    monkeypatch.setattr("farebox_worker.process.HOUSEKEEPING_S", 0.1)
+    monkeypatch.setattr("farebox_worker.process.process.HOUSEKEEPING_S", 0.1)
     await stage.begin()
     async with stage.process():
         await asyncio.sleep(0.3)

@@ -13,12 +13,12 @@ from farebox.errors import LedgerError, LedgerLostError, NoLedgerError
 from farebox.keys import Keys
 from farebox.scripts import CREATE, Tongue
 from farebox_worker import outage as outage_module
-from farebox_worker import settler as settler_module
 from farebox_worker.bus.claim import Ask, claim
 from farebox_worker.bus.lapse import lapse
 from farebox_worker.bus.reassert import Known, Remains, reassert
 from farebox_worker.bus.settle import Settlement, settle
-from farebox_worker.recent import KEPT_BYTES, OVERHEAD_BYTES, Recent
+from farebox_worker.dispatch import settler as settler_module
+from farebox_worker.dispatch.recent import KEPT_BYTES, OVERHEAD_BYTES, Recent
 
 COUNTERS = ("spent_nusd", "held_nusd", "unconfirmed_nusd")
 
@@ -254,7 +254,7 @@ async def test_a_lost_settle_of_unknown_outcome_is_owed_again(batch, redis):
 
 def test_what_is_kept_of_recent_settles_is_bounded(monkeypatch):
     clock = [100.0]
-    monkeypatch.setattr("farebox_worker.recent.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("farebox_worker.dispatch.recent.time.monotonic", lambda: clock[0])
     recent = Recent()
 
     def add(token, size=0):

@@ -20,8 +20,8 @@ from farebox.batch import Batch
 from farebox.connection import connect
 from farebox.errors import LedgerError
 from farebox.records import Job
-from farebox_worker.embedded import start_server
-from farebox_worker.recent import KEPT_S
+from farebox_worker.dispatch.recent import KEPT_S
+from farebox_worker.server.embedded import start_server
 
 WORKERS = 2
 IN_FLIGHT = WORKERS * 2 * 3  # processes, calls at once in a lane, lanes

@@ -7,21 +7,21 @@ import pytest
 
 from farebox.errors import ProviderRateLimitError
 from farebox.records import VERSION, Job, Result, decode_job, decode_result, encode_job
+from farebox_worker.attempts.failures import judge
+from farebox_worker.attempts.sending import prepare, send
 from farebox_worker.bus.claim import Claimed
-from farebox_worker.catalogue import Catalogue, Entry
-from farebox_worker.failures import judge
 from farebox_worker.files.answers import output_line
 from farebox_worker.files.lines import read_jobs
 from farebox_worker.files.tally import Tally
 from farebox_worker.files.written import note_of
-from farebox_worker.prices import PriceTable
+from farebox_worker.prices.catalogue import Catalogue, Entry
+from farebox_worker.prices.rates import flat, price_of
+from farebox_worker.prices.table import PriceTable
+from farebox_worker.prices.tiers import book, tier_named
 from farebox_worker.providers.base import Facts, Prepared, Reply, TokenUsage
 from farebox_worker.providers.openai import OpenAIProvider
-from farebox_worker.rates import flat, price_of
 from farebox_worker.routes import Patience, Route
-from farebox_worker.sending import prepare, send
 from farebox_worker.settings import ModelSettings, ProviderSettings, Settings
-from farebox_worker.tiers import book, tier_named
 
 STANDARD = price_of(flat(1_000_000, 2_000_000), "s")
 FLEX = price_of(flat(500_000, 1_000_000), "f")

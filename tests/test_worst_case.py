@@ -20,16 +20,16 @@ from tests.adapter_contract import FACTS, KEY, chat, job
 from farebox.errors import InputError
 from farebox.money import nusd_from_usd
 from farebox.records import encode_job
-from farebox_worker import endings, sending
-from farebox_worker.attempt import UNPRICED
+from farebox_worker.attempts import endings, sending
+from farebox_worker.attempts.attempt import UNPRICED
 from farebox_worker.bus.claim import Claimed
-from farebox_worker.catalogue import Catalogue
-from farebox_worker.prices import FREE, PriceTable, compile_price, fee_problem
+from farebox_worker.prices.catalogue import Catalogue
+from farebox_worker.prices.rates import PRETEND
+from farebox_worker.prices.table import FREE, PriceTable, compile_price, fee_problem
 from farebox_worker.providers import openai_usage
 from farebox_worker.providers.anthropic import AnthropicProvider
 from farebox_worker.providers.base import Facts, Fee, Reply, TokenUsage
 from farebox_worker.providers.openai import OpenAIProvider
-from farebox_worker.rates import PRETEND
 from farebox_worker.routes import Route
 from farebox_worker.settings import ModelSettings, ProviderSettings, Settings
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 
 from farebox.errors import FareboxError
 from farebox.keys import check_lane
-from farebox_worker.catalogue import Catalogue, Entry
 from farebox_worker.events import event
-from farebox_worker.prices import PriceTable
+from farebox_worker.prices.catalogue import Catalogue, Entry
+from farebox_worker.prices.table import PriceTable
 from farebox_worker.providers.base import Adapter
 
 log = logging.getLogger(__name__)

@@ -7,9 +7,9 @@ from types import TracebackType
 from typing import Self
 
 from farebox.errors import FareboxError
-from farebox_worker.catalogue import Catalogue
 from farebox_worker.events import event
-from farebox_worker.prices import PriceTable
+from farebox_worker.prices.catalogue import Catalogue
+from farebox_worker.prices.table import PriceTable
 from farebox_worker.providers.factory import make_provider
 from farebox_worker.routes import Routes
 from farebox_worker.settings import Settings

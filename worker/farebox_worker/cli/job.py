@@ -8,9 +8,9 @@ import click
 
 from farebox.money import dollars_from_nusd, usd_from_nusd
 from farebox.records import Result, ResultEnvelope
+from farebox_worker.attempts.history import Tried
 from farebox_worker.cli.lanes import pause_json
 from farebox_worker.cli.options import common, json_option, plain, print_json, print_table, run_async
-from farebox_worker.history import Tried
 from farebox_worker.jobs import JobView, name_job, read_job
 from farebox_worker.limits import in_words
 from farebox_worker.run.picture import span

@@ -5,9 +5,9 @@ from __future__ import annotations
 import click
 
 from farebox.errors import FareboxError
-from farebox_worker.catalogue import Catalogue, Entry
 from farebox_worker.cli.options import common, json_option, log_to_stderr, print_json, print_table, run_async, say
-from farebox_worker.prices import Price
+from farebox_worker.prices.catalogue import Catalogue, Entry
+from farebox_worker.prices.table import Price
 from farebox_worker.settings import KEY_VARIABLES, Settings
 from farebox_worker.shop import Shop
 

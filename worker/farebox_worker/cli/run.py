@@ -40,7 +40,7 @@ from farebox_worker.files.output import OutputFile
 from farebox_worker.files.sidecar import Sidecar
 from farebox_worker.files.summary import bad_line_report, how_to_mend
 from farebox_worker.files.written import ForeignFileError
-from farebox_worker.process import Process
+from farebox_worker.process.process import Process
 from farebox_worker.run import place as places
 from farebox_worker.run.crew import Crew
 from farebox_worker.run.feed import Feed

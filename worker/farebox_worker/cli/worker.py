@@ -19,7 +19,7 @@ from farebox.errors import ConfigError, FareboxError, InputError
 from farebox_worker.cli.options import child_environment, child_flags, common, log_to_stderr, run_async, secrets_of
 from farebox_worker.cli.supervise import supervise
 from farebox_worker.events import event
-from farebox_worker.process import Process
+from farebox_worker.process.process import Process
 from farebox_worker.session import open_session
 from farebox_worker.settings import Settings
 from farebox_worker.shop import Shop

@@ -14,9 +14,9 @@ from farebox_worker.doctor.check import Check
 from farebox_worker.doctor.fleet import check_lanes, check_ledger, check_workers
 from farebox_worker.doctor.machine import check_config, check_disk, check_keys, check_prices, check_providers
 from farebox_worker.doctor.server import check_redis
-from farebox_worker.embedded import EmbeddedServer, find_server_binary, holds_no_data
 from farebox_worker.heartbeats import read_heartbeats
 from farebox_worker.lanes import read_lanes
+from farebox_worker.server.embedded import EmbeddedServer, find_server_binary, holds_no_data
 from farebox_worker.settings import Settings
 
 

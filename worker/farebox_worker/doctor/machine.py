@@ -13,8 +13,8 @@ from farebox.connection import shown
 from farebox.errors import ConfigError, FareboxError
 from farebox_worker.doctor.check import Check, at_most
 from farebox_worker.lanes import model_of
-from farebox_worker.prices import PriceTable
-from farebox_worker.prices_data import table_size
+from farebox_worker.prices.table import PriceTable
+from farebox_worker.prices.vendors import table_size
 from farebox_worker.providers.base import Adapter
 from farebox_worker.providers.factory import make_provider
 from farebox_worker.settings import KEY_VARIABLES, ProviderSettings, Settings

@@ -8,7 +8,7 @@ from collections import Counter
 
 from farebox.money import dollars_from_nusd, usd_from_nusd
 from farebox_worker.events import event
-from farebox_worker.process import Process
+from farebox_worker.process.process import Process
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from farebox_worker.meters import LAG_S, Histogram
 from farebox_worker.observe.endpoints import Endpoints, Page, metrics_response, text_response
 from farebox_worker.observe.families import counter, gauge, histogram, one, total
 from farebox_worker.observe.progress import tell_progress
-from farebox_worker.process import Process
+from farebox_worker.process.process import Process
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from redis.exceptions import RedisError
 
 from farebox.errors import FareboxError
-from farebox_worker.process import Process
+from farebox_worker.process.process import Process
 
 
 class Crew:

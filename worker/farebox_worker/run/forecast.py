@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from farebox.ledger import GLOBAL, Ledger, Limit, Scope
 from farebox.records import Tier
 from farebox_worker.files.tally import Tally
+from farebox_worker.prices.rates import Price
 from farebox_worker.providers.base import TokenUsage
-from farebox_worker.rates import Price
 
 BYTES_PER_TOKEN = 4  # English, facts/sdks.md section 4.1
 LOW_SHARE, EXPECTED_SHARE = 10, 2  # of the cap: one part in so many

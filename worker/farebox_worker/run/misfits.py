@@ -8,8 +8,8 @@ from farebox.errors import InputError
 from farebox.money import dollars_from_nusd
 from farebox.records import Job
 from farebox_worker.files.numbers import LineNumbers
+from farebox_worker.prices.rates import Price
 from farebox_worker.providers.base import Prepared
-from farebox_worker.rates import Price
 
 
 class NeverFitsError(InputError):

@@ -11,15 +11,15 @@ from farebox.errors import FareboxError, InputError
 from farebox.fallback import as_asked_in, lanes_of
 from farebox.keys import lane_of
 from farebox.records import Job, Tier
-from farebox_worker.catalogue import Catalogue, Entry
 from farebox_worker.files.lines import Line, Resolve, read_jobs
 from farebox_worker.files.numbers import LineNumbers
 from farebox_worker.files.source import Source
 from farebox_worker.files.summary import Summary
 from farebox_worker.files.wording import Wording
-from farebox_worker.prices import fee_problem
+from farebox_worker.prices.catalogue import Catalogue, Entry
+from farebox_worker.prices.rates import Price
+from farebox_worker.prices.table import fee_problem
 from farebox_worker.providers.base import Prepared
-from farebox_worker.rates import Price
 from farebox_worker.routes import Routes
 from farebox_worker.run.forecast import Load, Loads
 from farebox_worker.run.misfits import Misfits, NeverFitsError

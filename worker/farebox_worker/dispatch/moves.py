@@ -12,9 +12,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from farebox.scripts import Tongue
 from farebox_worker.bus.pause import Pause, read_pauses
+from farebox_worker.dispatch.relocation import SLICE, Relocation
 from farebox_worker.events import event
 from farebox_worker.heartbeats import read_heartbeats
-from farebox_worker.relocation import SLICE, Relocation
 from farebox_worker.routes import Routes
 
 log = logging.getLogger(__name__)

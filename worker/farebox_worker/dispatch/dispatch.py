@@ -17,27 +17,27 @@ from redis.exceptions import RedisError
 
 from farebox.errors import LedgerError
 from farebox.scripts import Tongue
-from farebox_worker import endings, sending
-from farebox_worker.attempt import UNPRICED, Attempt
-from farebox_worker.balance import Balance
+from farebox_worker.attempts import endings, sending
+from farebox_worker.attempts.attempt import UNPRICED, Attempt
+from farebox_worker.attempts.failures import LANE_PAUSE_CAP_S, Verdict
 from farebox_worker.bus.admit import Fare, admit
 from farebox_worker.bus.blame import MOST_ALIKE, blame
 from farebox_worker.bus.claim import Ask, Claimed, Claims, claim
 from farebox_worker.bus.pause import Refusal, pause, stop_at_overrun
 from farebox_worker.bus.settle import Settlement
 from farebox_worker.clock import clock
-from farebox_worker.doorbells import Doorbells
+from farebox_worker.dispatch.balance import Balance
+from farebox_worker.dispatch.doorbells import Doorbells
+from farebox_worker.dispatch.moves import Moves
+from farebox_worker.dispatch.pacing import Pacing
+from farebox_worker.dispatch.recent import Recent
+from farebox_worker.dispatch.settler import Settler
+from farebox_worker.dispatch.witness import Witness
 from farebox_worker.events import event
-from farebox_worker.failures import LANE_PAUSE_CAP_S, Verdict
-from farebox_worker.moves import Moves
 from farebox_worker.outage import Outage
-from farebox_worker.pacing import Pacing
-from farebox_worker.prices import fee_problem
-from farebox_worker.recent import Recent
+from farebox_worker.prices.table import fee_problem
 from farebox_worker.routes import Route, Routes
 from farebox_worker.settings import Settings
-from farebox_worker.settler import Settler
-from farebox_worker.witness import Witness
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from farebox.records import Tier
-from farebox_worker.catalogue import Entry
+from farebox_worker.prices.catalogue import Entry
+from farebox_worker.prices.rates import Price
 from farebox_worker.providers.base import TokenUsage
-from farebox_worker.rates import Price
 
 # "default" is OpenAI's word, "standard" Anthropic's, "on_demand" Groq's.
 _WORDS = {"default": "standard", "on_demand": "standard"}

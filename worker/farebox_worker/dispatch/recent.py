@@ -6,7 +6,7 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
-from farebox_worker.attempt import Attempt
+from farebox_worker.attempts.attempt import Attempt
 from farebox_worker.bus.reassert import Known
 from farebox_worker.bus.settle import Settlement
 

@@ -28,15 +28,15 @@ from farebox.errors import FareboxError, LedgerError
 from farebox.keys import Keys
 from farebox.records import FUNCTION
 from farebox.scripts import Tongue
-from farebox_worker.dispatch import Dispatch
+from farebox_worker.dispatch.dispatch import Dispatch
 from farebox_worker.events import event
-from farebox_worker.health import Health
 from farebox_worker.heartbeats import lines_by_lane
-from farebox_worker.housekeeping import Housekeeping
 from farebox_worker.outage import Outage, Revive
-from farebox_worker.pulse import Pulse
+from farebox_worker.process.health import Health
+from farebox_worker.process.housekeeping import Housekeeping
+from farebox_worker.process.pulse import Pulse
+from farebox_worker.process.salvage import Salvage
 from farebox_worker.routes import Routes
-from farebox_worker.salvage import Salvage
 from farebox_worker.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from farebox.errors import ConfigError
 from farebox.money import pusd_per_token
-from farebox_worker.prices_overlay import Unlisted, overlay
+from farebox_worker.prices.overlay import Unlisted, overlay
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -113,7 +113,7 @@ def _unlisted(entry: Unlisted, vendor: str, model_id: str, tier: str, percent: i
         for above, rates in sorted({-1: entry.rates, **entry.above}.items())
     )
     fees = tuple(_overlaid_fees(vendor, model_id).items())
-    return Listing(vendor, steps, 0, "farebox prices_overlay.toml", fees, overlay().told_percent(vendor, model_id))
+    return Listing(vendor, steps, 0, "farebox prices/overlay.toml", fees, overlay().told_percent(vendor, model_id))
 
 
 def _overlaid_fees(vendor: str, model_id: str) -> dict[str, int]:

@@ -14,14 +14,14 @@ from redis.exceptions import RedisError
 
 from farebox.errors import LedgerError, LedgerLostError
 from farebox.scripts import Tongue
-from farebox_worker.attempt import Attempt
+from farebox_worker.attempts.attempt import Attempt
 from farebox_worker.bus.lapse import Lapsed, lapse
 from farebox_worker.bus.reassert import reassert
 from farebox_worker.bus.renew import renew
 from farebox_worker.clock import clock
+from farebox_worker.dispatch.recent import known
 from farebox_worker.events import event
 from farebox_worker.outage import Outage
-from farebox_worker.recent import known
 
 log = logging.getLogger(__name__)
 

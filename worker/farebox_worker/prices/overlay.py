@@ -1,7 +1,7 @@
-"""What the price table does not know of its vendors' prices, read from `prices_overlay.toml`, with a source each.
+"""What the price table does not know of its vendors' prices, read from `overlay.toml`, with a source each.
 
 The table wins: it is reviewed and dated, so an entry here fills only what the table does not state. Surcharges have no
-place in the table and always hold. It prices nothing by itself: `prices_data` lays it over the table.
+place in the table and always hold. It prices nothing by itself: `vendors` lays it over the table.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-FILE = Path(__file__).with_name("prices_overlay.toml")
+FILE = Path(__file__).with_name("overlay.toml")
 EVERY_VENDOR = "*"
 
 _Rates = dict[str, Annotated[float, Meta(gt=0, le=10_000)]]

@@ -22,7 +22,7 @@ from typing import Self
 
 from farebox.errors import ServerError
 from farebox_worker.events import event
-from farebox_worker.server_process import (
+from farebox_worker.server.server_process import (
     SILENT_S,
     ServerProcess,
     ask,

@@ -7,12 +7,12 @@ import math
 import time
 
 from farebox.money import dollars_from_nusd, usd_from_nusd
-from farebox_worker.attempt import Attempt
+from farebox_worker.attempts.attempt import Attempt
+from farebox_worker.attempts.failures import Verdict
 from farebox_worker.bus.admit import Verdict as Admission
 from farebox_worker.bus.claim import Claimed
 from farebox_worker.bus.settle import Settlement
 from farebox_worker.events import event
-from farebox_worker.failures import Verdict
 from farebox_worker.limits import in_words
 from farebox_worker.meters import Meters
 

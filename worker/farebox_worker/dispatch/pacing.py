@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from farebox.scripts import Tongue
-from farebox_worker.attempt import Attempt
+from farebox_worker.attempts.attempt import Attempt
+from farebox_worker.attempts.failures import Verdict
 from farebox_worker.bus.pace import Rates, felt, rates_in, tune
 from farebox_worker.bus.settle import Settlement
-from farebox_worker.failures import Verdict
 from farebox_worker.routes import Route, Routes
 from farebox_worker.settings import ProviderSettings
 

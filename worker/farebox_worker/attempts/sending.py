@@ -16,12 +16,12 @@ from farebox.fallback import as_asked_in, lanes_of
 from farebox.keys import check_tag
 from farebox.ledger import GLOBAL
 from farebox.records import Job, decode_job
-from farebox_worker import endings
-from farebox_worker.attempt import UNPRICED, Attempt
+from farebox_worker.attempts import endings
+from farebox_worker.attempts.attempt import UNPRICED, Attempt
+from farebox_worker.attempts.failures import NO_ROOM, Verdict, judge
 from farebox_worker.bus.claim import Claimed
 from farebox_worker.bus.settle import Settlement
 from farebox_worker.clock import clock
-from farebox_worker.failures import NO_ROOM, Verdict, judge
 from farebox_worker.routes import Route
 
 POISON_CLAIMS = 20

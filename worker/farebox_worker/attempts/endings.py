@@ -23,13 +23,13 @@ from farebox.records import (
     encode_again,
     encode_result,
 )
-from farebox_worker.attempt import UNPRICED, Attempt
+from farebox_worker.attempts.attempt import UNPRICED, Attempt
+from farebox_worker.attempts.failures import Verdict, may_move
+from farebox_worker.attempts.history import tried_line
 from farebox_worker.bus.claim import Claimed
 from farebox_worker.bus.settle import Money, Settlement, booking_note
-from farebox_worker.failures import Verdict, may_move
-from farebox_worker.history import tried_line
+from farebox_worker.prices.tiers import book, tier_named
 from farebox_worker.providers.base import Reply
-from farebox_worker.tiers import book, tier_named
 
 
 def hand_back(attempt: Attempt) -> Settlement:

@@ -16,11 +16,11 @@ import msgspec
 
 from farebox.errors import ConfigError
 from farebox.money import pusd_per_token
-from farebox_worker import prices_data
 from farebox_worker.events import event
-from farebox_worker.prices_data import DisbelievedError
-from farebox_worker.prices_overlay import EVERY_VENDOR, overlay
-from farebox_worker.rates import FREE, PRETEND, Price, Rates, flat, price_of
+from farebox_worker.prices import vendors
+from farebox_worker.prices.overlay import EVERY_VENDOR, overlay
+from farebox_worker.prices.rates import FREE, PRETEND, Price, Rates, flat, price_of
+from farebox_worker.prices.vendors import DisbelievedError
 
 if TYPE_CHECKING:
     from farebox_worker.settings import ModelSettings, ProviderSettings, Settings
@@ -56,7 +56,7 @@ def _from_list(
     kind: str, provider_id: str, model_id: str, base_url: str | None, tier: str, now: datetime
 ) -> Price | None:
     """Make the price of a model from its vendor's list. Raises: DisbelievedError."""
-    listing = prices_data.find(kind, provider_id, model_id, base_url, tier, now)
+    listing = vendors.find(kind, provider_id, model_id, base_url, tier, now)
     if listing is None:
         return None
     long_percent = overlay().long_write_percent(listing.vendor, model_id)
@@ -147,7 +147,7 @@ class PriceTable:
         if time.monotonic() - self._compiled_s < seconds:
             return False
         self._compiled_s = time.monotonic()
-        size = prices_data.table_size()
+        size = vendors.table_size()
         if size < 0.8 * self._models:
             log.error(
                 "the price table shrank from %d to %d models: keeping the prices of before", self._models, size,
@@ -188,13 +188,13 @@ class PriceTable:
     def model_ids(self, provider_id: str) -> list[str]:
         """Name the models that the table prices for a provider."""
         provider = self._settings.providers[provider_id]
-        return prices_data.model_ids(provider.kind, provider_id, provider.base_url)
+        return vendors.model_ids(provider.kind, provider_id, provider.base_url)
 
     def context_window(self, model_ref: str) -> int | None:
         """Find a model's context window, in tokens, in the table."""
         provider_id, _, model_id = model_ref.partition(":")
         provider = self._settings.providers[provider_id]
-        return prices_data.context_window(provider.kind, provider_id, model_id, provider.base_url)
+        return vendors.context_window(provider.kind, provider_id, model_id, provider.base_url)
 
     def _compile(self, model_ref: str, tier: str) -> Price | None:
         provider_id, _, model_id = model_ref.partition(":")
@@ -215,7 +215,7 @@ class PriceTable:
     def _list(self, provider: ProviderSettings, provider_id: str, model_id: str, tier: str) -> Price | None:
         if provider.kind == "echo":
             return PRETEND if tier == "standard" else None
-        self._models = self._models or prices_data.table_size()
+        self._models = self._models or vendors.table_size()
         return _from_list(provider.kind, provider_id, model_id, provider.base_url, tier, self._now())
 
     def _override(self, model_ref: str, provider: ProviderSettings, model: ModelSettings, tier: str) -> Price | None:

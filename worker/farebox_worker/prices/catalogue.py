@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from farebox.errors import ModelNotFoundError
 from farebox.records import Tier
-from farebox_worker.prices_overlay import overlay
+from farebox_worker.prices.overlay import overlay
+from farebox_worker.prices.rates import FREE
 from farebox_worker.providers.base import Facts, ModelInfo
-from farebox_worker.rates import FREE
 from farebox_worker.settings import KEY_VARIABLES, ModelSettings
 
 if TYPE_CHECKING:
-    from farebox_worker.prices import Price, PriceTable
+    from farebox_worker.prices.table import Price, PriceTable
     from farebox_worker.settings import Settings
 
 UNKNOWN_CONTEXT_WINDOW = 128_000

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from farebox.scripts import Tongue
 from farebox_worker.bus.pace import ask_pace, read_pace
 from farebox_worker.bus.pause import read_pauses
+from farebox_worker.dispatch.relocation import SLICE, Relocation
 from farebox_worker.events import event
-from farebox_worker.relocation import SLICE, Relocation
 
 log = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 
 from farebox.money import dollars_from_nusd
 from farebox.scripts import Tongue
-from farebox_worker.attempt import Attempt
+from farebox_worker.attempts.attempt import Attempt
 from farebox_worker.bus.reassert import Known, Remains, reassert
 from farebox_worker.bus.settle import Settlement
+from farebox_worker.dispatch.recent import Settled, known
+from farebox_worker.dispatch.settler import Settler
 from farebox_worker.outage import Outage
-from farebox_worker.recent import Settled, known
-from farebox_worker.settler import Settler
 
 
 class Salvage:

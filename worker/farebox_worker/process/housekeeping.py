@@ -19,7 +19,7 @@ from farebox.scripts import Tongue
 from farebox_worker.bus.expire import expire
 from farebox_worker.bus.fold import fold
 from farebox_worker.bus.sweep import sweep
-from farebox_worker.moves import Moves
+from farebox_worker.dispatch.moves import Moves
 from farebox_worker.outage import is_of_the_server
 from farebox_worker.settings import RetentionSettings
 

@@ -1,0 +1,1 @@
+"""The Redis servers that Farebox starts by itself."""
