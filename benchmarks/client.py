@@ -22,10 +22,10 @@ from farebox.ledger import Ledger
 from farebox.records import FUNCTION, VERSION, Result, ResultEnvelope, encode_result, job_id
 from farebox_worker.bus.settle import Settlement, settle
 
-WAITING = 10_000
-ITEMS = 100_000
-FEW_ITEMS = 10_000
-ROUNDS = 300
+WAITING = measure.sized(10_000, 100)
+ITEMS = measure.sized(100_000, 1_000)
+FEW_ITEMS = measure.sized(10_000, 100)
+ROUNDS = measure.sized(300, 10)
 
 
 def measured(repeats: int) -> Report:

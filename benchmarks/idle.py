@@ -9,17 +9,17 @@ import measure
 from fleet import fleet, rss_mb
 from measure import Report
 
-LANES = 50
-SETTLE_S, WATCH_S = 8.0, 20.0
+LANES = measure.sized(50, 3)
+SETTLE_S, WATCH_S = measure.sized(6), measure.sized(15, 2)
 
 
 def measured(repeats: int) -> Report:
     """Watch an idle worker and its server."""
-    found = measure.repeat(min(repeats, 3), lambda: asyncio.run(_once()), "idle")
+    found = measure.repeat(repeats, lambda: asyncio.run(_once()), "idle")
     report = Report(
         "idle: a worker with nothing to do",
-        f"`farebox worker`, one process, {LANES} lanes that each had one job, watched for {WATCH_S:.0f} s from "
-        f"{SETTLE_S:.0f} s after the last one. Requests as the server counts what it reads from its connections.",
+        f"`farebox worker`, one process, {LANES} lanes that each had one job, watched for {WATCH_S} s from "
+        f"{SETTLE_S} s after the last one. Requests as the server counts what it reads from its connections.",
     )
     report.add("% of a core: the worker", found["worker"], "< 1")
     report.add("% of a core: the server", found["server"])

@@ -7,8 +7,8 @@ import json
 import measure
 from measure import Report
 
-JOBS = 10_000
 FEW = 40
+JOBS = measure.sized(6_000, 10 * FEW)
 EVERY_KIND = [
     [*scope, *per]
     for scope in ([], ["--provider", "echo"], ["--model", "echo:echo"], ["--tag", "t"])

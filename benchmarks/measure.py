@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,6 +22,8 @@ from farebox_worker.server.server_process import ServerProcess, start_server
 
 HERE = Path(__file__).parent
 TICKS = os.sysconf("SC_CLK_TCK")
+SCALE = float(os.environ.get("FAREBOX_BENCH_SCALE", "1"))
+IS_REHEARSAL = SCALE < 1
 MODEL = "sim:sim-1"
 VERSIONS = (
     "farebox",
@@ -73,19 +75,43 @@ class Spent:
     out: str
 
 
+def sized(count: float, least: float = 1) -> int:
+    """How many jobs, lines or seconds: `count`, but a fraction of it in a rehearsal (FAREBOX_BENCH_SCALE)."""
+    return max(int(least), round(count * SCALE))
+
+
 def repeat(times: int, once: Callable[[], dict[str, float]], label: str) -> dict[str, Spread]:
     """Measure several times; each time gives the same names."""
-    found = []
-    for number in range(times):
-        print(f"  {label}: {number + 1} of {times}", file=sys.stderr, flush=True)
-        found.append(once())
+    return spreads([once() for _ in _told(times, label)])
+
+
+async def repeat_async(times: int, once: Callable[[], Awaitable[dict[str, float]]], label: str) -> dict[str, Spread]:
+    """Measure several times on the running loop; each time gives the same names."""
+    return spreads([await once() for _ in _told(times, label)])
+
+
+def spreads(found: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
+    """Put the repeats of each name together."""
     return {name: Spread([one[name] for one in found]) for name in found[0]}
 
 
-def run(command: Sequence[str], *, cwd: Path | None = None, data_dir: Path | None = None) -> Spent:
-    """Run a command to its end. The server of `data_dir`, when named, is watched while it lives."""
+def run(
+    command: Sequence[str],
+    *,
+    cwd: Path | None = None,
+    data_dir: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    is_silent: bool = False,
+) -> Spent:
+    """Run a command to its end, with `environment` added to ours, perhaps without what it says on stderr.
+
+    The server of `data_dir`, when named, is watched while it lives.
+    """
     began = time.perf_counter()
-    process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE)
+    said = subprocess.DEVNULL if is_silent else None
+    process = subprocess.Popen(
+        command, cwd=cwd, stdout=subprocess.PIPE, stderr=said, env={**os.environ, **(environment or {})}
+    )
     watch = _Watch(data_dir)
     assert process.stdout is not None
     out = process.stdout.read().decode()
@@ -207,6 +233,13 @@ class _Watch:
                 self._seen = cpu_s(int((self._data_dir / "server.pid").read_text(encoding="ascii")))
             except (OSError, ValueError):
                 continue
+
+
+def _told(times: int, label: str) -> Iterator[int]:
+    """Count the repeats, and say which one it is."""
+    for number in range(times):
+        print(f"  {label}: {number + 1} of {times}", file=sys.stderr, flush=True)
+        yield number
 
 
 def _line(number: int, text: str) -> str:

@@ -11,13 +11,13 @@ import time
 import measure
 from measure import Report
 
-FEW = 10_000
-MANY = int(os.environ.get("FAREBOX_BENCH_LINES", "200000"))
+FEW = measure.sized(10_000, 100)
+MANY = measure.sized(int(os.environ.get("FAREBOX_BENCH_LINES", "100000")), 200)
 
 
 def measured(repeats: int) -> Report:
     """Run both files; memory is the most the process had at any time."""
-    repeats = min(repeats, 3) if MANY <= 200_000 else 1
+    repeats = repeats if MANY <= 200_000 else 1
     with measure.folder() as folder:
         for lines in (FEW, MANY):
             measure.prompts(folder / f"{lines}.jsonl", lines)

@@ -13,7 +13,7 @@ from statistics import quantiles
 import measure
 from measure import Report
 
-JOBS = 200
+JOBS = measure.sized(200, 10)
 
 
 def measured(repeats: int) -> Report:

@@ -15,8 +15,8 @@ import venvs
 from fleet import fleet
 from measure import HERE, Report
 
-JOBS = 20_000
-PEER_JOBS = 3_000
+JOBS = measure.sized(20_000, 400)
+PEER_JOBS = measure.sized(3_000, 300)
 CONCURRENCY = 100
 PEERS = {"arq": "arq", "saq": "SAQ", "streaq": "streaQ", "taskiq": "taskiq"}
 PORT = 17_399

@@ -8,13 +8,12 @@ import measure
 from fleet import fleet, rss_mb
 from measure import Report
 
-JOBS = 40_000
-PROCESSES = (1, 2, 10, 40)
+JOBS = measure.sized(30_000, 400)
+PROCESSES = (1, 2, measure.sized(10, 3), measure.sized(40, 4))
 
 
 def measured(repeats: int) -> Report:
     """Let ever more processes work off the same lane."""
-    repeats = min(repeats, 3)  # forty interpreters take their time to start
     found = measure.repeat(repeats, lambda: asyncio.run(_once()), "scale")
     report = Report(
         "scale: worker processes on one lane",
@@ -27,6 +26,7 @@ def measured(repeats: int) -> Report:
     report.add(f"jobs/s: {PROCESSES[-1]} processes, times the best of fewer", found["share"], "≥ 0.9")
     for processes in PROCESSES:
         report.add(f"CPU ms per job: {processes} processes, the server's included", found[f"{processes} cpu"])
+    report.add(f"CPU per job: {PROCESSES[-1]} processes to 1", found["cpu ratio"], "≤ 1.2")
     report.add("of which the server, with one process", found["1 server"])
     report.add(f"of which the server, with {PROCESSES[-1]}", found[f"{PROCESSES[-1]} server"])
     report.add("MB resident per process of the last", found["rss"])
@@ -45,4 +45,7 @@ async def _once() -> dict[str, float]:
             figures[f"{processes} server"] = 1000 * took.server_s / took.jobs
             figures["rss"] = max(map(rss_mb, bus.pids()))
     best = max(figures[f"{processes} rate"] for processes in PROCESSES[:-1])
-    return figures | {"share": figures[f"{PROCESSES[-1]} rate"] / best}
+    return figures | {
+        "share": figures[f"{PROCESSES[-1]} rate"] / best,
+        "cpu ratio": figures[f"{PROCESSES[-1]} cpu"] / figures["1 cpu"],
+    }

@@ -8,14 +8,14 @@ import measure
 from fleet import fleet
 from measure import MODEL, Report
 
-SLOTS = 200
+SLOTS = measure.sized(200, 8)
 CALL_S = 1.0
-ROUNDS = 15
+ROUNDS = measure.sized(15, 2)
 
 
 def measured(repeats: int) -> Report:
     """Let a lane of slow calls be worked off over HTTP."""
-    found = measure.repeat(min(repeats, 3), lambda: asyncio.run(_once()), "slots")
+    found = measure.repeat(repeats, lambda: asyncio.run(_once()), "slots")
     report = Report(
         "slots: calls of one second",
         f"`farebox worker`, one process, {SLOTS} slots, {SLOTS * ROUNDS:,} calls over HTTP to `farebox simulate`, "

@@ -14,7 +14,7 @@ from farebox.connection import connect
 from farebox.ledger import Ledger
 from farebox.records import VERSION, Job
 
-JOBS = 50_000
+JOBS = measure.sized(50_000, 500)
 BODY = b'{"messages":[{"role":"user","content":"' + b"x" * 960 + b'"}],"max_tokens":100}'
 
 

@@ -16,7 +16,10 @@ import fakeredis
 import pytest
 from redis import Redis as SyncRedis
 from redis.asyncio import Redis
-from tests.cli_support import desk, simulate  # noqa: F401 - fixtures of the command line's tests
+
+pytest_plugins = ["tests.cli_support"]
+if importlib.util.find_spec("arq"):  # a producer alone has no worker to test
+    pytest_plugins += ["tests.acl_server", "tests.bus_support", "tests.process_support"]
 
 
 def server_binary() -> str | None:

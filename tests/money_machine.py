@@ -34,6 +34,7 @@ from farebox_worker.bus.lapse import lapse
 from farebox_worker.bus.move import move
 from farebox_worker.bus.pace import Rates, tune
 from farebox_worker.bus.pause import pause, resume
+from farebox_worker.bus.reassert import Known, reassert
 from farebox_worker.bus.renew import renew
 from farebox_worker.bus.scripts import BLAME
 from farebox_worker.bus.settle import Settlement, settle
@@ -738,6 +739,61 @@ class MoneyMachine(RuleBasedStateMachine):
         for t in chosen:
             if t.work.running is t:
                 t.is_short = False
+
+    @rule(
+        places=st.lists(PLACE, min_size=1, max_size=6),
+        lost=st.lists(PLACE, max_size=3),
+        is_over=st.booleans(),
+        taken=st.sampled_from(("", "", "claimed", "admitted")),
+    )
+    def reassert(self, places, lost, is_over, taken):
+        """Let the server forget claims and their holds, perhaps give the jobs to others, and be told of all again."""
+        told = self._some(places, only=lambda t: t.hold is not None and (t.owed or t.is_settled or t.is_forgotten))
+        gone = self._some(lost, only=lambda t: t in told and t.owed == "held" and self._may_forget(t))
+        for t in gone:
+            self._forget(t)
+        if gone and taken:
+            self.rush(20, is_short=False, admits=taken == "admitted")
+        known = [
+            Known(t.claimed.job_id, t.claimed.flow, t.claimed.token, t.hold, t.scopes, "stopped" if is_over else "")
+            for t in told
+        ]
+        unknown = self.do(reassert(self.tongue, known, lease_ms=LONG))
+        assert {one.token for one in unknown} == {t.claimed.token for t in gone}
+        assert (self.eyes.hdel("farebox:ledger", "lost") > 0) == bool(gone), "lost writes are noticed, and only they"
+        for t in gone:
+            self._put_back(t, is_over=is_over)
+        for t in told:
+            t.is_short = t.is_short and (is_over or t.work.running is not t)
+
+    def _may_forget(self, t):
+        return t.work.running is t and not t.work.outcome and t.work.batch not in self.cancelled
+
+    def _forget(self, t):
+        """As after a crash of the server: it was never claimed, so it never held anything."""
+        identity, flow, lane = t.work.id, t.work.flow, t.work.lane
+        self.eyes.delete(f"arq:in-progress:{identity}")
+        self.eyes.zrem(f"farebox:leases:{lane}", identity)
+        self.eyes.zadd(flow, {identity: t.claimed.score})
+        if flow not in self.eyes.hkeys("farebox:parking"):
+            self.eyes.zadd(f"farebox:wait:{lane}", {flow: 1})
+        self.eyes.hdel("farebox:holds", t.claimed.token)
+        for scope in dict.fromkeys(t.scopes):
+            self.eyes.hincrby(f"farebox:scope:{scope}", "held", -t.hold)
+        self.books.add(t.scopes, held=-t.hold)
+        t.owed, t.work.running = "", None
+
+    def _put_back(self, t, *, is_over):
+        other = t.work.running
+        if is_over or (other and other.owed):
+            self._doubt(t)
+            t.work.doubts += 1
+        else:
+            self.books.add(t.scopes, held=t.hold)
+            t.owed, t.work.running = "held", t
+            if other:
+                other.is_gone = True
+        self._excuse(t.scopes)
 
     @rule(kind=st.sampled_from(("due", "due", "dead", "dead batch", "away")))
     def lapse(self, kind):

@@ -18,6 +18,7 @@ class Proxy:
         self._target = str(target)
         self._loop = asyncio.new_event_loop()
         self._open = set()
+        self._lines = []
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         if path is None:
@@ -39,12 +40,18 @@ class Proxy:
         self._open |= {writer, there_writer}
         if self.mode == "reset":
             await self._break()
-        await asyncio.gather(self._pump(reader, there_writer, writer), self._pump(there_reader, writer, None))
+        line = {"said": b"", "is_dead": False}
+        self._lines.append(line)
+        await asyncio.gather(self._pump(reader, there_writer, writer, line), self._pump(there_reader, writer, None, line))
 
-    async def _pump(self, source, sink, back):
+    async def _pump(self, source, sink, back, line):
         """Carry bytes; `back` is where the sender listens, None for answers."""
         with contextlib.suppress(OSError):
             while data := await source.read(65536):
+                if back is not None and len(line["said"]) < 4096:
+                    line["said"] += data
+                if line["is_dead"]:
+                    continue
                 if self.mode == "delay":
                     await asyncio.sleep(self.delay_s)
                 if self.mode == "swallow":
@@ -56,6 +63,13 @@ class Proxy:
                 sink.write(data)
                 await sink.drain()
         sink.close()
+
+    def vanish(self, word):
+        """Let the connections on which a word was said go on in silence, as when a peer is gone without a RST; how many."""
+        found = [line for line in self._lines if word in line["said"] and not line["is_dead"]]
+        for line in found:
+            line["is_dead"] = True
+        return len(found)
 
     async def _break(self):
         for writer in self._open:

@@ -7,16 +7,12 @@ import subprocess
 import pytest
 from redis import Redis as SyncRedis
 from redis.exceptions import RedisError, ResponseError
-from tests.acl_server import (  # noqa: F401
+from tests.acl_server import (
     KEYS,
     LANE,
     REFUSAL,
     RULES,
-    admin_fixture,
-    enter_fixture,
-    guarded_fixture,
     jobs,
-    ledger_fixture,
     refusals,
     submitted,
 )

@@ -5,14 +5,10 @@ A producer may send Lua of its own, so each hostile act is tried twice: as a com
 
 import pytest
 from redis.exceptions import ResponseError
-from tests.acl_server import (  # noqa: F401
+from tests.acl_server import (
     KEYS,
     LANE,
     REFUSAL,
-    admin_fixture,
-    enter_fixture,
-    guarded_fixture,
-    ledger_fixture,
     submitted,
 )
 from tests.conftest import server_binary

@@ -9,7 +9,7 @@ import pytest
 from arq.cron import cron
 from arq.jobs import JobStatus
 from arq.worker import Worker, func
-from tests.test_process import Stage
+from tests.process_support import Stage
 
 from farebox.batch import Batch
 from farebox.records import FUNCTION, Job

@@ -2,7 +2,7 @@
 
 import pytest
 from tests.cli_support import Simulated, assert_exactly_once
-from tests.test_process import Stage
+from tests.process_support import Stage
 
 from farebox.amend import retry_failed
 from farebox.errors import InputError, ProviderOverloadedError, ProviderRequestError

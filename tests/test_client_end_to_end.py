@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from redis import Redis as SyncRedis
-from tests.acl_server import admin_fixture, enter_fixture, guarded_fixture, ledger_fixture, refusals  # noqa: F401
+from tests.acl_server import refusals
 from tests.cli_support import kill_group
 from tests.conftest import server_binary
 

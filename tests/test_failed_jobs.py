@@ -4,7 +4,7 @@ import asyncio
 
 import msgspec
 import pytest
-from tests.test_process import HOLD, LANE, Stage, until
+from tests.process_support import HOLD, LANE, Stage, until
 
 from farebox.amend import drop, retry_failed
 from farebox.errors import (
@@ -370,7 +370,7 @@ async def test_garbage_in_a_lane_and_its_provider_stops_no_verb(stage):
     batch, redis = stage.batch, stage.batch.redis
     await stage.begin(1)
     words = ("paused_until", "rpm", "tpm", "requests", "tokens", "paced", "window", "need", "mean", "target", "cut",
-             "ceiling", "grown", "grew", "refusals", "refused", "alike_count")  # fmt: skip
+             "ceiling", "grown", "grew", "refusals", "refused", "alike_count", "short", "starved")  # fmt: skip
     keys = (batch.keys.lane(LANE), batch.keys.provider(LANE.partition(":")[0]))
     for key in keys:
         await redis.hset(key, mapping=dict.fromkeys(words, "garbage") | {"alike_what": "this", "alike_calls": "0"})

@@ -28,7 +28,7 @@ SCRIPTS = {
 }
 # Arguments per job, attempt or lane:
 PARTS = {
-    "settle": 16, "admit": 7, "tune": 4, "reassert": 6, "renew": 3, "claim": 3,
+    "settle": 9, "admit": 7, "tune": 4, "reassert": 6, "renew": 3, "claim": 3,
     "submit": 4, "drop": 3, "retry": 4, "reuse": 4,
 }  # fmt: skip
 
@@ -145,8 +145,8 @@ ENOUGH = {
     "admit": [1, "global", "n:1", "n:flow:0:b:l", "abcdefghijkl0000", 1, 3, "1", 9],
     "tune": ["lane:l", "set", 60, 1000],
     "renew": [1000, "n:1", "n:flow:0:b:l", "abcdefghijkl0000"],
-    "settle": [10, 0, "n:1", "n:flow:0:b:l", "abcdefghijkl0000", "finish", "actual", 3, 1, 1, "", 0,
-               "succeeded", "r", "", "p", "", "cut:5 tokens:3 left:4,5"],
+    "settle": [10, 0, 1, "n:flow:0:b:l", "finish", "actual", "", 0, "succeeded", "", "",
+               "n:1", "abcdefghijkl0000", 1, 3, 1, 1, "r", "p", "cut:5 tokens:3 left:4,5"],
     "lapse": ["1", ""], "confirm": ["release", "abcdefghijkl0000"], "pause": ["lane:l", 10, "why", "provider", 5, 10],
     "withdraw": ["n:flow:0:b:l", "b", "", "n:1"], "move": ["n:flow:0:b:l", "n:flow:0:b:k", "movable", "n:1"],
     "drop": ["b", 10, "n:1", "n:flow:0:b:l", "r"], "retry": ["b", "n:1", "n:flow:0:b:l", "sha1", "p"],

@@ -6,8 +6,8 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.bus_support import LEASE, TTL, finished, scopes
 from tests.shifted_time import SHIFT, shifted_time
-from tests.test_bus import LEASE, TTL, batch, finished, scopes  # noqa: F401 - batch is a fixture
 
 from farebox.batch import Batch
 from farebox.errors import ProviderRateLimitError
@@ -44,20 +44,20 @@ def _moved():
         yield
 
 
-async def fill(batch, count=500, lane=LANE):  # noqa: F811
+async def fill(batch, count=500, lane=LANE):
     await batch.submit([Job(1, f"{lane}-{n}", lane, "chat", b"{}") for n in range(count)])
 
 
-async def claims(batch, slots=100, lanes=(LANE,)):  # noqa: F811
+async def claims(batch, slots=100, lanes=(LANE,)):
     return await claim(batch.tongue, [Ask(lane, slots) for lane in lanes], lease_ms=LEASE)
 
 
-async def enter(batch, claimed, tokens=0):  # noqa: F811
+async def enter(batch, claimed, tokens=0):
     fares = [Fare(job, 1, scopes(batch), tokens) for job in claimed]
     return [verdict.word for verdict in await admit(batch.tongue, fares)]
 
 
-async def end(batch, claimed, **felt_words):  # noqa: F811
+async def end(batch, claimed, **felt_words):
     """Settle attempts as answered."""
     group = [_felt(finished(job, amount=1), **felt_words) for job in claimed]
     return await settle(batch.tongue, group, results_ttl_ms=TTL)
@@ -82,7 +82,7 @@ async def state(redis, *names, of="lane:p:a"):
     return found[0] and float(found[0]) if len(names) == 1 else found
 
 
-async def test_a_claim_takes_no_more_than_a_seconds_worth_of_what_is_allowed_per_minute(batch, redis):  # noqa: F811
+async def test_a_claim_takes_no_more_than_a_seconds_worth_of_what_is_allowed_per_minute(batch, redis):
     await tune(batch.tongue, lanes={LANE: Rates(rpm=600)})
     await fill(batch)
     first = await claims(batch)
@@ -96,7 +96,7 @@ async def test_a_claim_takes_no_more_than_a_seconds_worth_of_what_is_allowed_per
     assert pace.rates == Rates(600, 0)
 
 
-async def test_what_was_claimed_and_not_sent_gives_its_request_back(batch, redis):  # noqa: F811
+async def test_what_was_claimed_and_not_sent_gives_its_request_back(batch, redis):
     await tune(batch.tongue, lanes={LANE: Rates(rpm=60)}, providers={PROVIDER: Rates(rpm=60)})
     await fill(batch)
     (job,) = (await claims(batch)).jobs
@@ -107,7 +107,7 @@ async def test_what_was_claimed_and_not_sent_gives_its_request_back(batch, redis
     assert (await claims(batch)).jobs == [], "what was sent and refused was a request"
 
 
-async def test_a_job_that_finds_no_money_gives_its_request_back(batch):  # noqa: F811
+async def test_a_job_that_finds_no_money_gives_its_request_back(batch):
     await tune(batch.tongue, lanes={LANE: Rates(rpm=60)})
     await batch.ledger.set_limit("global", 0)
     await fill(batch)
@@ -117,7 +117,7 @@ async def test_a_job_that_finds_no_money_gives_its_request_back(batch):  # noqa:
     assert len((await claims(batch)).jobs) == 1
 
 
-async def test_lanes_of_one_provider_share_what_it_allows(batch):  # noqa: F811
+async def test_lanes_of_one_provider_share_what_it_allows(batch):
     await tune(batch.tongue, providers={PROVIDER: Rates(rpm=1200)})
     for lane in (LANE, OTHER):
         await fill(batch, lane=lane)
@@ -127,7 +127,7 @@ async def test_lanes_of_one_provider_share_what_it_allows(batch):  # noqa: F811
     assert abs(lanes.count("a") - lanes.count("b")) <= 1
 
 
-async def test_tokens_are_reserved_and_what_was_not_used_comes_back(batch, redis):  # noqa: F811
+async def test_tokens_are_reserved_and_what_was_not_used_comes_back(batch, redis):
     await tune(batch.tongue, lanes={LANE: Rates(tpm=1000)})
     await fill(batch)
     found = (await claims(batch, 10)).jobs
@@ -139,7 +139,7 @@ async def test_tokens_are_reserved_and_what_was_not_used_comes_back(batch, redis
     assert len(again) == 2
 
 
-async def test_a_job_larger_than_the_bucket_goes_alone_when_it_is_full(batch, redis):  # noqa: F811
+async def test_a_job_larger_than_the_bucket_goes_alone_when_it_is_full(batch, redis):
     await tune(batch.tongue, lanes={LANE: Rates(tpm=600)})
     await fill(batch)
     found = (await claims(batch, 2)).jobs
@@ -150,7 +150,7 @@ async def test_a_job_larger_than_the_bucket_goes_alone_when_it_is_full(batch, re
     assert len((await claims(batch)).jobs) == 1
 
 
-async def test_what_the_provider_says_is_left_lowers_a_level_and_never_raises_it(batch, redis):  # noqa: F811
+async def test_what_the_provider_says_is_left_lowers_a_level_and_never_raises_it(batch, redis):
     await tune(batch.tongue, lanes={LANE: Rates(600, 10_000)}, seen=True)
     await fill(batch)
     found = (await claims(batch, 2)).jobs
@@ -162,7 +162,7 @@ async def test_what_the_provider_says_is_left_lowers_a_level_and_never_raises_it
     assert await state(redis, "requests") <= 10
 
 
-async def test_configuration_goes_before_headers_and_may_be_taken_back(batch, redis):  # noqa: F811
+async def test_configuration_goes_before_headers_and_may_be_taken_back(batch, redis):
     await tune(batch.tongue, lanes={LANE: Rates(rpm=60)}, seen=True)
     await tune(batch.tongue, lanes={LANE: Rates(rpm=120)})
     assert read_pace(await redis.hmget("farebox:lane:p:a", PACE_FIELDS), 0).rates.rpm == 120
@@ -207,7 +207,7 @@ def test_no_sequence_of_claims_gets_more_requests_than_a_bucket_in_python_gives(
 # --- calls in flight ------------------------------------------------------------------------------------------------
 
 
-async def test_a_lane_starts_with_a_first_target_and_doubles_while_it_is_used(batch, redis):  # noqa: F811
+async def test_a_lane_starts_with_a_first_target_and_doubles_while_it_is_used(batch, redis):
     await fill(batch)
     found = (await claims(batch, 500)).jobs
     assert len(found) == FIRST_TARGET
@@ -216,7 +216,7 @@ async def test_a_lane_starts_with_a_first_target_and_doubles_while_it_is_used(ba
     assert await state(redis, "target") == 2 * FIRST_TARGET
 
 
-async def test_calls_that_run_for_half_a_second_count_as_let_in(batch, redis):  # noqa: F811
+async def test_calls_that_run_for_half_a_second_count_as_let_in(batch, redis):
     await fill(batch)
     first = await claims(batch, 500)
     assert len(first.jobs) == FIRST_TARGET
@@ -225,7 +225,7 @@ async def test_calls_that_run_for_half_a_second_count_as_let_in(batch, redis):  
     assert len((await claims(batch, 500)).jobs) == FIRST_TARGET
 
 
-async def test_refusals_cut_the_target_once_per_window(batch, redis):  # noqa: F811
+async def test_refusals_cut_the_target_once_per_window(batch, redis):
     await fill(batch)
     found = (await claims(batch, 500)).jobs
     await enter(batch, found)
@@ -240,7 +240,7 @@ async def test_refusals_cut_the_target_once_per_window(batch, redis):  # noqa: F
     assert await state(redis, "ceiling") == FIRST_TARGET // 2 - 1
 
 
-async def used_fully(batch, redis, rounds):  # noqa: F811
+async def used_fully(batch, redis, rounds):
     """Let so many rounds of calls be answered, each as many as the target lets in; what the target is after each."""
     targets = []
     for _ in range(rounds):
@@ -256,7 +256,7 @@ async def cut_lately(redis, **fields):
     await redis.hset("farebox:lane:p:a", mapping={"cut": now_s * 1000, **fields})
 
 
-async def test_after_a_cut_a_target_grows_fast_until_its_ceiling_and_slowly_there(batch, redis):  # noqa: F811
+async def test_after_a_cut_a_target_grows_fast_until_its_ceiling_and_slowly_there(batch, redis):
     await fill(batch)
     await cut_lately(redis, target=10, ceiling=100)
     assert await used_fully(batch, redis, 1) == [12], "four answers for each more, far below the ceiling"
@@ -264,20 +264,20 @@ async def test_after_a_cut_a_target_grows_fast_until_its_ceiling_and_slowly_ther
     assert await used_fully(batch, redis, 20) == [10] * 20
 
 
-async def test_a_ceiling_is_forgotten_in_time(batch, redis):  # noqa: F811
+async def test_a_ceiling_is_forgotten_in_time(batch, redis):
     await fill(batch)
     await cut_lately(redis, target=10, ceiling=10)
     await pass_s(redis, 31)
     assert await used_fully(batch, redis, 2) == [11, 12]
 
 
-async def test_a_lane_of_few_calls_believes_no_ceiling(batch, redis):  # noqa: F811
+async def test_a_lane_of_few_calls_believes_no_ceiling(batch, redis):
     await fill(batch)
     await cut_lately(redis, target=1, ceiling=1)
     assert await used_fully(batch, redis, 4) == [2, 3, 4, 5], "refusals by chance do not leave one call at a time"
 
 
-async def test_a_refusal_while_the_lane_fills_halves_the_target_at_most(batch, redis):  # noqa: F811
+async def test_a_refusal_while_the_lane_fills_halves_the_target_at_most(batch, redis):
     await fill(batch)
     await redis.hset("farebox:lane:p:a", mapping={"target": 40, "cut": 1})
     found = (await claims(batch, 3)).jobs
@@ -286,7 +286,7 @@ async def test_a_refusal_while_the_lane_fills_halves_the_target_at_most(batch, r
     assert await state(redis, "target") == 20
 
 
-async def test_a_lane_that_is_not_used_does_not_grow(batch, redis):  # noqa: F811
+async def test_a_lane_that_is_not_used_does_not_grow(batch, redis):
     await fill(batch)
     found = (await claims(batch, 10)).jobs
     await enter(batch, found)
@@ -297,7 +297,7 @@ async def test_a_lane_that_is_not_used_does_not_grow(batch, redis):  # noqa: F81
 # --- pauses ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_daily_quota_does_not_spin(batch, redis):  # noqa: F811
+async def test_a_daily_quota_does_not_spin(batch, redis):
     lengths = []
     for _ in range(16):
         before = await redis.time()
@@ -314,13 +314,13 @@ async def test_a_daily_quota_does_not_spin(batch, redis):  # noqa: F811
     assert await state(redis, "refusals") is None, "an answer ends the row"
 
 
-async def test_refusals_of_calls_sent_together_lengthen_a_pause_once(batch, redis):  # noqa: F811
+async def test_refusals_of_calls_sent_together_lengthen_a_pause_once(batch, redis):
     for _ in range(5):
         await pause(batch.tongue, LANE, seconds=1, why="rate_limit", refusal=Refusal(10, 0.5))
     assert await state(redis, "refusals") == 1
 
 
-async def test_a_paused_provider_covers_lanes_that_come_later(batch, redis):  # noqa: F811
+async def test_a_paused_provider_covers_lanes_that_come_later(batch, redis):
     await pause(batch.tongue, provider=PROVIDER, seconds=None, why="new key", by="operator")
     await fill(batch, lane=OTHER)
     assert (await claims(batch, lanes=(OTHER,))).jobs == []
@@ -329,7 +329,7 @@ async def test_a_paused_provider_covers_lanes_that_come_later(batch, redis):  # 
     assert (await claims(batch, lanes=(OTHER,))).jobs
 
 
-async def test_after_an_accounts_pause_one_job_goes_first_and_its_answer_lets_the_others_go(batch, redis):  # noqa: F811
+async def test_after_an_accounts_pause_one_job_goes_first_and_its_answer_lets_the_others_go(batch, redis):
     await fill(batch)
     await fill(batch, lane=OTHER)
     (early,) = (await claims(batch, 1)).jobs

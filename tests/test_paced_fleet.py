@@ -14,7 +14,7 @@ WATCH = """
 import asyncio, paced
 case = paced.CASES[{number}]
 found = asyncio.run(paced.watch(case, warm_up_s=5, watched_s=10))
-print(found.refused, paced.used(case, found)[0])
+print(found.refused, paced.used(case, found))
 """
 
 

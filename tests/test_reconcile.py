@@ -4,9 +4,8 @@ import asyncio
 
 import msgspec
 import pytest
-from tests.test_bus import LEASE, TTL, enter, finished, jobs, take
+from tests.bus_support import LEASE, TTL, enter, finished, jobs, take
 
-from farebox.batch import Batch
 from farebox.errors import InputError
 from farebox_worker.bus.lapse import lapse
 from farebox_worker.bus.settle import settle
@@ -16,14 +15,6 @@ from farebox_worker.files.output import OutputFile
 from farebox_worker.run.follow import Follow
 from farebox_worker.run.place import reconcile
 from farebox_worker.run.screen import Screen
-
-
-@pytest.fixture
-async def batch(redis):
-    batch = Batch(redis, "b1")
-    await batch.ledger.create()
-    await batch.open("test")
-    return batch
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import time
 
 import pytest
 from tests.conftest import server_binary
+from tests.process_support import COST, HOLD, Stage, until
 from tests.shifted_time import SHIFT, shifted_time
-from tests.test_process import COST, HOLD, Stage, until
 
 from farebox_worker import clock as clock_module
 

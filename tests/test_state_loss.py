@@ -5,8 +5,8 @@ import dataclasses
 import logging
 
 import pytest
-from tests.test_bus import LEASE, TTL, batch, enter, finished, jobs, scopes, take  # noqa: F401 - batch is a fixture
-from tests.test_process import COST, HOLD, stage, until  # noqa: F401 - stage is a fixture
+from tests.bus_support import LEASE, TTL, enter, finished, jobs, scopes, take
+from tests.process_support import COST, HOLD, until
 
 from farebox.batch import Batch
 from farebox.errors import LedgerError, LedgerLostError, NoLedgerError

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any, cast
 
 import msgspec
 
@@ -39,7 +38,7 @@ async def drop(batch: Batch, identity: str, custom_id: str, flow: str) -> bool:
     envelope = ResultEnvelope(
         t=0, f=FUNCTION, a=(), k={}, et=now_ms, s=False, r=result, st=now_ms, ft=now_ms, q=flow, id=identity
     )
-    kept = await cast("Any", batch.redis.hget(batch.keys.batch(batch.batch_id), "results_ttl"))
+    kept = await batch.redis.hget(batch.keys.batch(batch.batch_id), "results_ttl")
     kept_ms = int(kept) if kept else KEPT_MS
     _, is_dropped = await batch.tongue.say(DROP, batch.batch_id, kept_ms, identity, flow, encode_result(envelope))
     return bool(is_dropped)
@@ -87,9 +86,9 @@ async def forget_ended(batch: Batch, *, days: float) -> int:
     server_s, _ = await batch.redis.time()
     stream, forgotten = batch.keys.results(batch.batch_id), 0
     until = f"{max(0, int((server_s - 86_400 * days) * 1000))}-0"
-    while entries := await batch.redis.xrange(stream, max=until, count=100):
+    while entries := await batch.redis.xrange(stream, "-", until, count=100):
         ids = [job.decode().removeprefix(batch.keys.prefix) for _, jobs in entries for job in jobs]
-        await cast("Any", batch.redis.hdel(f"{batch.keys.prefix}ids:{batch.batch_id}", *ids))
+        await batch.redis.hdel(f"{batch.keys.prefix}ids:{batch.batch_id}", *ids)
         await batch.redis.xdel(stream, *(entry_id for entry_id, _ in entries))
         forgotten += len(ids)
     return forgotten

@@ -11,9 +11,9 @@ from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 
-from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
+from farebox.commands import Redis
 from farebox.errors import InputError, ServerFullError
 from farebox.fallback import first_lane, kind_of
 from farebox.keys import Keys, check_batch_id, check_lane, check_tag
@@ -108,7 +108,7 @@ class Batch:
         """Create the batch, or take an unfinished or sealed one up again. Raises: NoLedgerError, InputError."""
         await self.ledger.epoch()
         key, now_ms = self.keys.batch(self.batch_id), int(time.time() * 1000)
-        if await self.redis.hexists(key, "cancelled"):  # type: ignore[misc]
+        if await self.redis.hexists(key, "cancelled"):
             raise InputError(f"batch {self.batch_id} is cancelled and takes no more jobs: start a new one.")
         async with self.redis.pipeline(transaction=True) as pipe:
             pipe.hsetnx(key, "created_ms", str(now_ms))
@@ -181,7 +181,7 @@ class Batch:
     async def note_flow(self, flow: str, kinds: Iterable[str]) -> None:
         """Note that a flow has jobs that other lanes may answer; once they are in it, for an empty one is forgotten."""
         for kind in kinds:
-            await self.redis.sadd(f"{self.keys.prefix}{kind}", flow)  # type: ignore[misc]
+            await self.redis.sadd(f"{self.keys.prefix}{kind}", flow)
 
     async def note_deadlines(self, deadlines: Mapping[str, int]) -> None:
         """Note until when jobs may wait, in ms by their ids; before they wait, for what is not there is passed over."""
@@ -206,7 +206,7 @@ class Batch:
     async def differing(self, jobs: Sequence[Job]) -> list[bool]:
         """Tell of each job whether its id is known here with another body."""
         ids = [self.job_id(job.custom_id)[len(self.keys.prefix) :] for job in jobs]
-        known = await self.redis.hmget(f"{self.keys.prefix}ids:{self.batch_id}", ids)  # type: ignore[misc]
+        known = await self.redis.hmget(f"{self.keys.prefix}ids:{self.batch_id}", ids)
         return [was is not None and was.decode() != body_digest(job) for was, job in zip(known, jobs, strict=True)]
 
     async def forget(self, jobs: Sequence[Job]) -> None:
@@ -217,18 +217,18 @@ class Batch:
         """Forget that the jobs of these ids were submitted; they have finished, and can be asked again."""
         digests = [identity.removeprefix(self.keys.prefix) for identity in ids]
         for start in range(0, len(digests), 1000):
-            await self.redis.hdel(f"{self.keys.prefix}ids:{self.batch_id}", *digests[start : start + 1000])  # type: ignore[misc]
+            await self.redis.hdel(f"{self.keys.prefix}ids:{self.batch_id}", *digests[start : start + 1000])
 
     async def seal(self, total: int, *, ids_days: float = 90, results_days: float = 7) -> None:
         """Declare how many jobs the batch has: it is complete when that many are finished."""
         key, day_ms = self.keys.batch(self.batch_id), 86_400_000
         retention = {"ids_ttl": int(ids_days * day_ms), "results_ttl": int(results_days * day_ms)}
-        await self.redis.hset(key, mapping={"sealed": 1, "total": total, **retention})  # type: ignore[misc]
+        await self.redis.hset(key, mapping={"sealed": 1, "total": total, **retention})
         await self.retain()
 
     async def retain(self) -> None:
         """Begin the retention of a sealed batch that is complete; of any other, do nothing."""
-        ttl = await self.redis.hget(self.keys.batch(self.batch_id), "ids_ttl")  # type: ignore[misc]
+        ttl = await self.redis.hget(self.keys.batch(self.batch_id), "ids_ttl")
         if ttl is None or not (progress := await self.progress()).complete:
             return
         await self._expire(self._kept_keys(), int(ttl))
@@ -254,7 +254,7 @@ class Batch:
 
     async def progress(self) -> Progress:
         """Count the batch. Raises: InputError when there is no such batch."""
-        record = await self.redis.hgetall(self.keys.batch(self.batch_id))  # type: ignore[misc]
+        record = await self.redis.hgetall(self.keys.batch(self.batch_id))
         if not record:
             raise InputError(f"no batch {self.batch_id!r} here; `farebox batches` lists them.")
         scope = await self.ledger.scope(f"batch:{self.batch_id}")
@@ -298,7 +298,7 @@ class Batch:
 
     async def lanes(self) -> set[str]:
         """The lanes in which jobs of the batch wait for a worker or run; finished and parked flows are left out."""
-        flows = [flow.decode() for flow in await self.redis.smembers(self.keys.flows(self.batch_id))]  # type: ignore[misc]
+        flows = [flow.decode() for flow in await self.redis.smembers(self.keys.flows(self.batch_id))]
         parked = {flow for flow, _, _ in await self.parked()}
         async with self.redis.pipeline(transaction=False) as pipe:
             for flow in flows:
@@ -309,14 +309,14 @@ class Batch:
 
     async def parked(self) -> list[tuple[str, str, int]]:
         """The batch's parked flows: flow, the scope that has no room, what is needed in nano-dollars."""
-        flows = [flow.decode() for flow in await self.redis.smembers(self.keys.flows(self.batch_id))]  # type: ignore[misc]
-        records = await self.redis.hmget(self.keys.parking, flows) if flows else []  # type: ignore[misc]
+        flows = [flow.decode() for flow in await self.redis.smembers(self.keys.flows(self.batch_id))]
+        records = await self.redis.hmget(self.keys.parking, flows) if flows else []
         parked = [(flow, record.decode().split("\t")) for flow, record in zip(flows, records, strict=True) if record]
         return [(flow, scope, int(need)) for flow, (scope, need, *_) in parked]
 
     async def waiting(self) -> tuple[int, int, int]:
         """Count unfinished jobs: waiting in parked flows, waiting in others, in flight."""
-        flows = [flow.decode() for flow in await self.redis.smembers(self.keys.flows(self.batch_id))]  # type: ignore[misc]
+        flows = [flow.decode() for flow in await self.redis.smembers(self.keys.flows(self.batch_id))]
         parked = {flow for flow, _, _ in await self.parked()}
         held = waits = running = 0
         for flow in flows:
@@ -361,7 +361,7 @@ async def list_batches(redis: Redis, *, namespace: str = "farebox") -> list[Prog
     ids = [batch_id.decode() for batch_id in await redis.zrevrange(keys.batches, 0, -1)]
     found = []
     for batch_id in ids:
-        record = await redis.hgetall(keys.batch(batch_id))  # type: ignore[misc]
+        record = await redis.hgetall(keys.batch(batch_id))
         if record:
             found.append(_progress(batch_id, record, await Ledger(redis, namespace).scope(f"batch:{batch_id}")))
         else:

@@ -16,12 +16,13 @@ import time
 from collections.abc import AsyncIterable, Iterable, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 import msgspec
-from redis.asyncio import Redis
+from redis.asyncio import Redis as AnyRedis
 
 from farebox.amend import forget_ended
+from farebox.commands import Redis
 from farebox.connection import check_server, connect, shown
 from farebox.errors import BatchClosedError, ConfigError, InputError, JobConflictError, ServerError
 from farebox.feed import WINDOW_BYTES, WINDOW_JOBS, Feed
@@ -82,10 +83,10 @@ class Client:
     Raises: ConfigError when there is no URL, or it cannot be read.
     """
 
-    def __init__(self, url: str | None = None, *, namespace: str = "farebox", redis: Redis | None = None) -> None:
+    def __init__(self, url: str | None = None, *, namespace: str = "farebox", redis: AnyRedis | None = None) -> None:
         self._owns_redis = redis is None
         self._url = url_or_environment(url) if redis is None else ""
-        self._redis = redis or connect(self._url)
+        self._redis = cast("Redis", redis) if redis else connect(self._url)
         self._opened: set[str] = set()
         self._tidies: dict[str, float] = {}
         self._link = Link(self._redis, namespace, shown(self._url) if self._url else "the Redis server")

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 import ssl
-from typing import Any, TypeVar
+from typing import Any, cast
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-from redis.asyncio import Redis
+from redis.asyncio import Redis as AnyRedis
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import MasterNotFoundError, SentinelManagedConnection, SentinelManagedSSLConnection
@@ -19,6 +19,7 @@ from redis.exceptions import AuthenticationError, AuthorizationError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from farebox.commands import Redis
 from farebox.errors import ConfigError, ServerAwayError, ServerError
 from farebox.sentinel import SECRETS, addresses, is_sentinel
 from farebox.sentinel import pool as sentinel_pool
@@ -29,7 +30,6 @@ except ImportError:  # a producer without the worker's extra
     hiredis = None  # type: ignore[assignment]
 
 AWAY = (RedisConnectionError, RedisTimeoutError, OSError)  # the server may come back: verbs are safe to send again
-Client = TypeVar("Client", bound=Redis)
 ANSWER_S = 10.0  # a connection that says nothing for so long is dead: its server was replaced, its network cut
 OLDEST = (6, 2)  # ZADD GT/LT, and a COUNT that keeps its order
 PASSING = {  # refusals that end by themselves, or by an operator's hand on the server, and what they mean
@@ -104,7 +104,7 @@ def shown(url: str) -> str:
     return urlunsplit(parts._replace(netloc=f"***@{host}", query=urlencode(options)))
 
 
-def connect(url: str, *, client: type[Client] = Redis) -> Client:  # type: ignore[assignment]  # mypy 2 #3737
+def connect(url: str, *, client: type[AnyRedis] = AnyRedis) -> Redis:
     """Make a client for a URL (redis://, rediss://, unix://, sentinel://, sentinels://). Nothing is sent yet.
 
     Raises: ConfigError when the URL cannot be read.
@@ -121,7 +121,7 @@ def connect(url: str, *, client: type[Client] = Redis) -> Client:  # type: ignor
         "max_connections": 1000,
     }
     try:
-        made: Client = _by_sentinel(url, client, options) if is_sentinel(url) else client.from_url(url, **options)
+        made = _by_sentinel(url, client, options) if is_sentinel(url) else client.from_url(url, **options)
     except ValueError as error:
         where = shown(url)
         reason = str(error)
@@ -130,10 +130,10 @@ def connect(url: str, *, client: type[Client] = Redis) -> Client:  # type: ignor
         raise ConfigError(f"[redis] url {where!r}: {reason}") from None
     pool = made.connection_pool
     pool.connection_class = _PACKED.get(pool.connection_class, pool.connection_class)
-    return made
+    return cast("Redis", made)
 
 
-def _by_sentinel(url: str, client: type[Client], options: dict[str, Any]) -> Client:
+def _by_sentinel(url: str, client: type[AnyRedis], options: dict[str, Any]) -> AnyRedis:
     made = client(connection_pool=sentinel_pool(url, **options))
     made.auto_close_connection_pool = True  # the pool is its own, as with from_url
     return made

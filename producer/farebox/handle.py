@@ -13,10 +13,10 @@ from farebox.errors import ResultGoneError
 from farebox.link import Link
 from farebox.records import decode_result
 from farebox.status import JobStatus, find_place, read_status
+from farebox.streams import before
 
 HEAL_S = 5.0  # a batch that another process seals says nothing
 GATHER_S = 0.02  # one look at a batch tells of all that ended in this time
-_LAST = 2**64 - 1
 
 
 class JobHandle:
@@ -125,7 +125,7 @@ class BatchHandle:
         again when it ends again. Raises: InputError when there is no such batch; ServerError.
         """
         resumed, _, count = after.partition("/")
-        place, is_last = (_before(resumed) if resumed else "0-0"), False
+        place, is_last = (before(resumed) if resumed else "0-0"), False
         async with self._link.waiting.news(self.batch_id) as bell:
             while True:
                 bell.clear()
@@ -192,9 +192,3 @@ class BatchHandle:
 async def _heard(bell: asyncio.Event) -> None:
     with suppress(TimeoutError):
         await asyncio.wait_for(bell.wait(), HEAL_S)
-
-
-def _before(entry_id: str) -> str:
-    """The largest id that an entry before this one can have."""
-    ms, _, number = entry_id.partition("-")
-    return f"{ms}-{int(number) - 1}" if int(number) else f"{int(ms) - 1}-{_LAST}"

@@ -10,11 +10,11 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import msgspec
-from redis.asyncio import Redis
 
+from farebox.commands import Redis
 from farebox.errors import InputError
 from farebox.keys import Keys
 from farebox.ledger import GLOBAL, Ledger
@@ -125,7 +125,7 @@ class Spend:
 async def rows(redis: Redis, keys: Keys, *, after: str = "", until: str = "+") -> AsyncIterator[Row]:
     """Read the journal from its beginning, or after an entry's id, up to an entry's id; in pages, oldest first."""
     start = f"({after}" if after else "-"
-    while page := await cast("Any", redis.xrange(keys.journal, start, until, count=_PAGE)):
+    while page := await redis.xrange(keys.journal, start, until, count=_PAGE):
         for entry_id, fields in page:
             for row in _rows_of(_text(entry_id), fields):
                 yield row
@@ -143,7 +143,7 @@ async def sums(redis: Redis, keys: Keys) -> Sums:
         days = [name.removeprefix("day ") for name in checkpoint if name.startswith("day ")]
         totals: defaultdict[tuple[date, str], dict[str, int]] = defaultdict(dict)
         for day in days:
-            counted = await cast("Any", redis.hgetall(keys.checkpoint_of_day(day)))
+            counted = await redis.hgetall(keys.checkpoint_of_day(day))
             for field, amount in counted.items():
                 counter, _, scope = _text(field).partition(" ")
                 add(totals[date.fromisoformat(day), scope], {counter: int(amount)})
@@ -186,7 +186,7 @@ async def spend_by(redis: Redis, keys: Keys, by: Sequence[By]) -> list[Spend]:
 
 async def folded(redis: Redis, keys: Keys) -> dict[str, str]:
     """Up to where the journal was folded: `until` (an entry's id), `rows`, and a field for each day with sums."""
-    found = await cast("Any", redis.hgetall(keys.checkpoint))
+    found = await redis.hgetall(keys.checkpoint)
     return {_text(name): _text(value) for name, value in found.items()}
 
 

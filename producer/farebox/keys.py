@@ -2,7 +2,7 @@
 
 | key | type | TTL | writer | reader | holds |
 |---|---|---|---|---|---|
-| `<ns>:ledger` | hash | none | every verb | every verb | epoch, seq, clock, grace, lapsed, lease, jobs (last sequence number), journal (rows ever written), lost (why, until adopted) |
+| `<ns>:ledger` | hash | none | every verb | every verb | epoch, seq, clock, grace, lapsed, looked (how far lapse came with the parked), lease, jobs (last sequence number), journal (rows ever written), lost (why, until adopted) |
 | `<ns>:limit:<limit>` | string | none; batches: ids_days | operator; producer for its own batch | admit, settle | the limit in nano-dollars; `<limit>` is `<scope>`, `day:<scope>` or `month:<scope>` |
 | `<ns>:scope:<scope>` | hash | none; batches: ids_days, unless money is unconfirmed | admit, settle, lapse, book | everybody | spent, held, unconfirmed, overrun (nusd), calls, tokens, unpriced; batches: since (the journal's rows when it began) |
 | `<ns>:window:day:<date>`, `<ns>:window:month:<month>` | hash | 40 days, 400 days | settle, lapse, confirm, book | admit, budget | `spent <scope>`, `unconfirmed <scope>` (nusd) of that UTC day or month, limited or not |
@@ -16,8 +16,8 @@
 | `<ns>:settled:<claim>` | hash | 10 min; 1 day once an operator confirmed one | settle, confirm | settle, reassert | which attempts of one claim are settled, or released ("r") |
 | `<ns>:claim:<claim>` | string | one lease | claim | claim | what a claim took, so that it can be asked again |
 | `<ns>:lanes` | set | none | submit | workers, lapse | every lane that ever had a job |
-| `<ns>:lane:<lane>` | hash | none | claim, admit, settle, pause, blame, tune, moves | claim, lanes, moves | paused_until (ms), paused_why, paused_by (operator or provider); overrun (nusd): of the first bill above its hold; alike_what, alike_count, alike_calls: bad requests in a row of one kind; the pace of `pace.lua`: rpm, tpm, rpm_seen, tpm_seen, requests, tokens, paced, window, need, mean, target, cut, ceiling, grown, grew, refusals, refused; away_since (ms): since when moves see that it cannot go on |
-| `<ns>:provider:<id>` | hash | none | claim, admit, settle, pause, tune | claim, lanes | what all lanes of a provider share: paused_until, paused_why, paused_by; rpm, tpm and their buckets as of a lane; probing and probe: one job goes first |
+| `<ns>:lane:<lane>` | hash | none | claim, admit, settle, pause, blame, tune, moves | claim, lanes, moves | paused_until (ms), paused_why, paused_by (operator or provider); overrun (nusd): of the first bill above its hold; alike_what, alike_count, alike_calls: bad requests in a row of one kind; the pace of `pace.lua`: rpm, tpm, rpm_seen, tpm_seen, requests, tokens, paced, window, need, mean, target, cut, ceiling, grown, grew, short, refusals, refused; away_since (ms): since when moves see that it cannot go on |
+| `<ns>:provider:<id>` | hash | none | claim, admit, settle, pause, tune | claim, lanes | what all lanes of a provider share: paused_until, paused_why, paused_by; rpm, tpm and their buckets as of a lane; starved: until when its tokens are kept for which lane; probing and probe: one job goes first |
 | `<ns>:open:<lane>` | zset | none | submit, claim, settle | claim | flows with work now, by priority and jobs served |
 | `<ns>:wait:<lane>` | zset | none | claim, settle | claim | flows whose next job is due later, by ms |
 | `<ns>:leases:<lane>` | zset | none | claim, renew, settle | lapse | ids in flight, by the end of their lease in ms |

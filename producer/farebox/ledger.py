@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from redis.asyncio import Redis
-
+from farebox.commands import Redis
 from farebox.keys import Keys
 from farebox.scripts import ADOPT, BOOK, CONFIRM, CREATE, LIMIT, RESET, Tongue, evaluate
 
@@ -110,7 +109,7 @@ class Ledger:
 
     async def identity(self) -> tuple[str, str]:
         """The ledger's epoch, and why it counts as lost; each "" when there is none."""
-        epoch, lost = await self.redis.hmget(self.keys.ledger, ["epoch", "lost"])  # type: ignore[misc]
+        epoch, lost = await self.redis.hmget(self.keys.ledger, ["epoch", "lost"])
         return _text(epoch or ""), _text(lost or "")
 
     async def adopt(self, epoch: str, *, limit_nusd: int | None = None, sets_limit: bool = False) -> bool:
@@ -174,7 +173,7 @@ class Ledger:
 
     async def _names(self, named: Iterable[str] | None) -> list[str]:
         if named is None:
-            named = [_text(name) for name in await self.redis.smembers(self.keys.scopes)]  # type: ignore[misc]
+            named = [_text(name) for name in await self.redis.smembers(self.keys.scopes)]
         return sorted(named)
 
     async def set_limit(self, name: str, limit_nusd: int | None, per: Per | None = None) -> int | None:
@@ -187,7 +186,7 @@ class Ledger:
 
     async def unconfirmed(self) -> list[Unconfirmed]:
         """Every attempt whose outcome is unknown, oldest first."""
-        found = await self.redis.hgetall(self.keys.unconfirmed)  # type: ignore[misc]
+        found = await self.redis.hgetall(self.keys.unconfirmed)
         entries = [_unconfirmed(_text(token), _text(record)) for token, record in found.items()]
         return sorted(entries, key=lambda entry: entry.since_ms)
 
@@ -217,7 +216,7 @@ class Ledger:
 
     async def spent(self) -> int:
         """What all calls have cost, in nano-dollars."""
-        return int(await self.redis.hget(self.keys.scope(GLOBAL), "spent") or 0)  # type: ignore[misc]
+        return int(await self.redis.hget(self.keys.scope(GLOBAL), "spent") or 0)
 
     async def spent_by(self, kind: str) -> dict[str, int]:
         """What calls have cost by "provider", "model", "batch" or "tag", in nano-dollars; zeros are left out."""

@@ -8,10 +8,10 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from farebox.batch import Batch
+from farebox.commands import Redis
 from farebox.complaint import Complaint
 from farebox.connection import passes, refuses_login
 from farebox.errors import ServerAwayError, ServerError

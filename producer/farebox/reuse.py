@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import msgspec
-from redis.asyncio import Redis
 
 from farebox.batch import CHUNK_BYTES, CHUNK_JOBS, Batch, Entry, Submitted
+from farebox.commands import Redis
 from farebox.keys import check_lane, check_tag, lane_of
 from farebox.records import FUNCTION, Job, ResultEnvelope, body_digest, content_digest, decode_result, encode_result
 from farebox.scripts import REUSE, Argument
@@ -63,7 +63,7 @@ class ReusingBatch(Batch):
         return found, {n for n, is_unfinished in zip(ids, answers[1::2], strict=True) if is_unfinished}
 
     async def _finish(self, hits: Sequence[tuple[Job, ResultEnvelope]], priority: int) -> Submitted:
-        kept = await self.redis.hget(self.keys.batch(self.batch_id), "results_ttl") if hits else None  # type: ignore[misc]
+        kept = await self.redis.hget(self.keys.batch(self.batch_id), "results_ttl") if hits else None
         kept_ms = int(kept) if kept else KEPT_MS
         done, arguments, size = Submitted(0, 0), list[Argument](), 0
         for job, envelope in hits:

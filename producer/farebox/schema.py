@@ -52,12 +52,17 @@ def asked_in(schema: Json, name: str, api: Api) -> Json:
 
 def read_as(schema: type[T], text: str) -> T:
     """Read JSON text as a type. Raises: ValueError saying where it differs."""
-    fenced = _FENCE.match(text)
-    inner = fenced[1] if fenced else text
+    inner = unfenced(text)
     validate: Callable[[str], T] | None = getattr(schema, "model_validate_json", None)  # pydantic's
     if validate is not None:
         return validate(inner)
     return msgspec.json.decode(inner, type=schema)
+
+
+def unfenced(text: str) -> str:
+    """Take the fence of Markdown off, in which some models wrap their JSON."""
+    fenced = _FENCE.match(text)
+    return fenced[1] if fenced else text
 
 
 def _schema_of(schema: type[object]) -> Json:

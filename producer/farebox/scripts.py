@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from typing import Any, cast
+from typing import Any
 
-from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, ResponseError
 
+from farebox.commands import Redis
 from farebox.errors import BatchClosedError, JobConflictError, LedgerLostError, NoLedgerError
 from farebox.keys import Keys
 
@@ -62,9 +62,9 @@ ANYWAY = "!"  # as an epoch: speak to whatever is left of the ledger
 async def evaluate(redis: Redis, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
     """Run a script by its SHA; load it first if the server does not know it."""
     try:
-        return await cast("Any", redis.evalsha(script.sha, len(keys), *keys, *cast("list[str]", arguments)))
+        return await redis.evalsha(script.sha, len(keys), *keys, *arguments)
     except NoScriptError:
-        return await cast("Any", redis.eval(script.text, len(keys), *keys, *cast("list[str]", arguments)))
+        return await redis.eval(script.text, len(keys), *keys, *arguments)
 
 
 class Tongue:
@@ -93,7 +93,7 @@ class Tongue:
 
         Raises: NoLedgerError; LedgerLostError when it is another one than before, or lost writes.
         """
-        found = await cast("Any", self.redis.hmget(self.keys.ledger, ["epoch", "lost"]))
+        found = await self.redis.hmget(self.keys.ledger, ["epoch", "lost"])
         epoch, lost = (value.decode() if isinstance(value, bytes) else value for value in found)
         if epoch is None and not (lost and even_lost):
             raise _no_ledger(self.keys.namespace, lost or (self.epoch and f"nothing where epoch {self.epoch} was"))

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from typing import Literal
 
 import msgspec
-from redis.asyncio import Redis
 
+from farebox.commands import Redis
 from farebox.keys import SEQUENCE_END, Keys
 from farebox.ledger import in_words
 from farebox.money import dollars_from_nusd
@@ -46,7 +46,7 @@ class JobStatus(msgspec.Struct, frozen=True):
 
 async def find_place(redis: Redis, keys: Keys, batch_id: str, job_id: str) -> tuple[str, float, bool]:
     """Find the flow a job stands in ("" when in none), its score there, and whether it runs."""
-    flows = [flow.decode() for flow in await redis.smembers(keys.flows(batch_id))]  # type: ignore[misc]
+    flows = [flow.decode() for flow in await redis.smembers(keys.flows(batch_id))]
     async with redis.pipeline(transaction=True) as pipe:
         pipe.exists(keys.in_progress(job_id))
         for flow in flows:

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import cast
 
-from redis.asyncio import Redis
+from farebox.commands import Entry, Redis
 
 Ended = tuple[str, list[str]]  # an entry's id, and the ids of the jobs in it, in their order
 Stream = tuple[str, list[Ended]]  # a stream's key and its entries, oldest first
-_Entries = list[tuple[bytes, dict[bytes, bytes]]]
+_LAST = 2**64 - 1
+
+
+def before(entry_id: str) -> str:
+    """The largest id that an entry before this one can have."""
+    ms, _, number = entry_id.partition("-")
+    return f"{ms}-{int(number) - 1}" if int(number) else f"{int(ms) - 1}-{_LAST}"
 
 
 async def read_streams(
     redis: Redis, places: Mapping[str, str], *, count: int = 1000, block_ms: int | None = None
 ) -> list[Stream]:
     """Read up to `count` entries of each stream after its place; wait up to `block_ms` for the first one."""
-    found = await redis.xread(cast("Any", places), count=count, block=block_ms)
+    found = await redis.xread(places, count=count, block=block_ms)
     if isinstance(found, dict):  # RESP3
         pairs = [(key, _unwrapped(entries)) for key, entries in found.items()]
     else:
         pairs = [(key, entries) for key, entries in found or []]
     return [
         (key.decode(), [(entry_id.decode(), [job.decode() for job in jobs]) for entry_id, jobs in entries])
-        for key, entries in cast("list[tuple[bytes, _Entries]]", pairs)
+        for key, entries in cast("list[tuple[bytes, list[Entry]]]", pairs)
     ]
 
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from farebox.commands import Redis
 from farebox.connection import AWAY
 from farebox.errors import FareboxError, ResultGoneError, ServerError
 from farebox.keys import Keys

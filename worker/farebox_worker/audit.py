@@ -10,10 +10,9 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
-from typing import Any, cast
+from typing import Any
 
-from redis.asyncio import Redis
-
+from farebox.commands import Redis
 from farebox.errors import FareboxError
 from farebox.journal import LIFETIME, add, rows
 from farebox.keys import Keys
@@ -132,12 +131,12 @@ async def _snapshot(redis: Redis, keys: Keys) -> _Books | None:
 
 
 async def _names(redis: Redis, keys: Keys) -> list[str]:
-    return sorted(_text(name) for name in await cast("Any", redis.smembers(keys.scopes)))
+    return sorted(_text(name) for name in await redis.smembers(keys.scopes))
 
 
 async def _today(redis: Redis, keys: Keys) -> date:
-    clock_ms = await cast("Any", redis.hget(keys.ledger, "clock"))
-    return _day_of(clock_ms, await cast("Any", redis.time()))
+    clock_ms = await redis.hget(keys.ledger, "clock")
+    return _day_of(clock_ms, await redis.time())
 
 
 def _day_of(clock_ms: bytes | str | None, server: tuple[int, int]) -> date:
@@ -193,7 +192,7 @@ async def _read_journal(redis: Redis, keys: Keys, books: _Books) -> bool:
                     add(books.booked_windows["day"], of_window)
                 if (row.day.year, row.day.month) == (books.day.year, books.day.month):
                     add(books.booked_windows["month"], of_window)
-    until = await cast("Any", redis.hget(keys.checkpoint, "until"))
+    until = await redis.hget(keys.checkpoint, "until")
     return _text(until or "") == books.until
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from redis.asyncio import Redis
-
+from farebox.commands import Redis
 from farebox.keys import Keys
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
-from redis.asyncio import Redis
 
+from farebox.commands import Redis
 from farebox.errors import InputError
 from farebox.keys import SEQUENCE_END, Keys, check_batch_id, lane_of
 from farebox.ledger import Ledger, Unconfirmed
@@ -190,7 +190,7 @@ def _state(view: JobView, *, is_placed: bool, is_leased: bool) -> State:
 
 async def _find_flow(redis: Redis, keys: Keys, view: JobView) -> str:
     """Find the flow of a job that nobody runs: one of its batch's."""
-    flows = [flow.decode(errors="replace") for flow in await redis.smembers(keys.flows(view.batch_id))]  # type: ignore[misc]
+    flows = [flow.decode(errors="replace") for flow in await redis.smembers(keys.flows(view.batch_id))]
     scores = await in_slices(redis, flows, lambda pipe, flow: pipe.zscore(flow, view.job_id))
     return next((flow for flow, score in zip(flows, scores, strict=True) if score is not None), "")
 

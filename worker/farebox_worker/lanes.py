@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any, get_args
 
 import msgspec
-from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
+from farebox.commands import Redis
 from farebox.errors import InputError
 from farebox.keys import Keys
 from farebox.records import Tier
@@ -78,9 +78,9 @@ async def read_lanes(redis: Redis, keys: Keys, workers: Sequence[Heartbeat] | No
     """Read every lane, by name. `workers` are the heartbeats, if they were read before."""
     beats = await read_heartbeats(redis, keys) if workers is None else workers
     now_ms = await server_now_ms(redis)
-    names = sorted(name.decode(errors="replace") for name in await redis.smembers(keys.lanes))  # type: ignore[misc]
+    names = sorted(name.decode(errors="replace") for name in await redis.smembers(keys.lanes))
     lanes = {name: Lane(name) for name in names}
-    parking = await redis.hgetall(keys.parking)  # type: ignore[misc]
+    parking = await redis.hgetall(keys.parking)
     flows = await _read_states(redis, keys, lanes, now_ms)
     flows |= {flow.decode(errors="replace") for flow in parking}
     parked = {
@@ -98,7 +98,7 @@ async def find_lanes(redis: Redis, keys: Keys, ref: str) -> list[str]:
 
     Raises: InputError naming the nearest.
     """
-    known = sorted(name.decode(errors="replace") for name in await redis.smembers(keys.lanes))  # type: ignore[misc]
+    known = sorted(name.decode(errors="replace") for name in await redis.smembers(keys.lanes))
     exact = ref.removesuffix("@standard")
     found = [exact] if exact != ref and exact in known else []
     found = found or [lane for lane in known if ref in (lane, model_of(lane), lane.partition(":")[0])]

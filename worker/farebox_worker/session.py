@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from arq.connections import ArqRedis
 from redis.exceptions import RedisError
 
+from farebox.commands import Redis
 from farebox.connection import check_server, connect, passes, shown
 from farebox.errors import ConfigError, InputError, LedgerError, ServerAwayError
 from farebox.ledger import GLOBAL, Ledger
@@ -35,7 +36,7 @@ class Session:
 
     settings: Settings
     url: str
-    redis: ArqRedis
+    redis: Redis
     ledger: Ledger
     server: EmbeddedServer | None
     dead_holds: tuple[int, ...] = ()  # nano-dollars of the calls that ran when the last user was killed

@@ -10,7 +10,7 @@ count(set, 'spent', cost)
 count(set, 'calls', calls)
 count(set, 'input_tokens', tokens_in)
 count(set, 'output_tokens', tokens_out)
-post('-', 'b', '', set, today, cost, '', short(tokens_in), short(tokens_out), short(calls))
+post('-', 'b', '', set, today, short(cost), '\t\t' .. short(tokens_in) .. '\t' .. short(tokens_out) .. '\t' .. short(calls))
 write_books()
 local spent = redis.call('HGET', P .. 'scope:' .. ARGV[8], 'spent')
 return {seq, tonumber(spent or 0)}

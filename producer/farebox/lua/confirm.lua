@@ -16,7 +16,7 @@ for i = 5, #ARGV do
     known, total = known + 1, total + amount
     redis.call('HDEL', P .. 'unconfirmed', ARGV[i])
     count(set, 'unconfirmed', -amount, day)
-    post(ARGV[i], is_charge and 'c' or 'r', id, set, day, amount)
+    post(ARGV[i], is_charge and 'c' or 'r', id, set, day, short(amount))
     if is_charge then count(set, 'spent', amount, day) end
     local mark = P .. 'settled:' .. string.sub(ARGV[i], 1, 12)
     redis.call('HSET', mark, (is_charge and '' or 'r') .. string.sub(ARGV[i], 13), 1)

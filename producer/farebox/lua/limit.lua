@@ -10,7 +10,7 @@ local before = redis.call('GET', key) or ''
 if ARGV[5] == '' then redis.call('DEL', key) else redis.call('SET', key, ARGV[5]) end
 redis.call('SADD', P .. 'scopes', (parts_of_limit(ARGV[4])))
 local may_post = not redis.acl_check_cmd or redis.acl_check_cmd('XADD', P .. 'journal', '*', 'n', '0')
-if may_post then post('-', 'm', '', '', today, 0, '', '', '', '', '', ARGV[4], before, ARGV[5]) end
+if may_post then post('-', 'm', '', '', today, '', '\t\t\t\t\t\t' .. ARGV[4] .. '\t' .. before .. '\t' .. ARGV[5]) end
 flush()
 reopen(ARGV[4])
 redis.call('PUBLISH', P .. 'control', 'limit ' .. ARGV[4])

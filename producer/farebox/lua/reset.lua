@@ -7,6 +7,6 @@ for _, scope in ipairs(redis.call('SMEMBERS', P .. 'scopes')) do
   redis.call('HDEL', P .. 'scope:' .. scope,
     'spent', 'overrun', 'calls', 'input_tokens', 'output_tokens', 'unpriced')
 end
-post('-', 'z', '', '', today, spent)
+post('-', 'z', '', '', today, short(spent))
 write_books()
 return {seq, spent}

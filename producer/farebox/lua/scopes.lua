@@ -59,7 +59,7 @@ end
 local function doubt(token, amount, id, flow, set, why)  -- what this attempt cost cannot be known
   why = why ~= '' and why or 'unknown'
   count(set, 'unconfirmed', amount)
-  post(token, 'd', id, set, today, amount, '', '', '', '', '', why)
+  post(token, 'd', id, set, today, short(amount), '\t\t\t\t\t\t' .. why)
   redis.call('HSET', P .. 'unconfirmed', token,
     table.concat({int(amount), id, flow, int(now), why, set}, '\t'))
   if redis.call('EXISTS', 'arq:job:' .. id) == 1 then redis.call('HINCRBY', P .. 'strikes', id .. ':doubts', 1) end
@@ -70,9 +70,10 @@ local function read_doubt(record)  -- amount, id, set, the day since which it is
   return tonumber(amount), id, set, math.floor(tonumber(since) / 86400000)
 end
 
-local function read_hold(record)  -- amount, set
+local function read_hold(record)  -- amount, set, the amount as it is written
   local amount_ends = string.find(record, '\t', 1, true)
   local id_ends = string.find(record, '\t', amount_ends + 1, true)
   local flow_ends = string.find(record, '\t', id_ends + 1, true)
-  return tonumber(string.sub(record, 1, amount_ends - 1)), flow_ends and string.sub(record, flow_ends + 1) or ''
+  local amount = string.sub(record, 1, amount_ends - 1)
+  return tonumber(amount), flow_ends and string.sub(record, flow_ends + 1) or '', amount
 end

@@ -38,20 +38,28 @@ local function bump(map, key, field, amount)
   tally[field] = (tally[field] or 0) + amount
 end
 
-local function count(set, field, amount, day)  -- of today, if no day is said
-  if amount == 0 then return end
-  day = day or today
+local function tally_of(set, day)  -- what changes for a set of scopes, booked on that day
   local sets = tallies[day]
   if not sets then
     sets = {}
     tallies[day] = sets
   end
-  bump(sets, set, field, amount)
+  local tally = sets[set]
+  if not tally then
+    tally = {spent = 0, held = 0, unconfirmed = 0, calls = 0, input_tokens = 0, output_tokens = 0}
+    sets[set] = tally
+  end
+  return tally
+end
+
+local function count(set, field, amount, day)  -- of today, if no day is said
+  local tally = tally_of(set, day or today)
+  tally[field] = (tally[field] or 0) + amount
 end
 
 local function short(n) return n == 0 and '' or int(n) end
 
-local function post(token, kind, id, set, day, amount, ...)  -- a row of the journal
+local function post(token, kind, id, set, day, amount, rest)  -- a row of the journal; a tab before each field of `rest`
   local entry = entries[#entries]
   if not entry or #entry.rows >= 2 * ENTRY_ROWS then
     entry = {rows = {}, sets = {}, numbers = {}}
@@ -63,21 +71,23 @@ local function post(token, kind, id, set, day, amount, ...)  -- a row of the jou
     entry.numbers[set] = number
     entry.sets[2 * number - 1], entry.sets[2 * number] = 's' .. number, set
   end
-  local row = table.concat({kind, string.sub(id, #P + 1), number or '', day == today and '' or int(day), short(amount),
-    ...}, '\t')
+  local row = kind .. '\t' .. string.sub(id, #P + 1) .. '\t' .. (number or '') .. '\t' ..
+    (day == today and '' or int(day)) .. '\t' .. amount .. (rest or '')
   local ends = #row
   while string.byte(row, ends) == 9 do ends = ends - 1 end
+  if ends < #row then row = string.sub(row, 1, ends) end
   local rows = entry.rows
-  rows[#rows + 1] = token
-  rows[#rows + 1] = string.sub(row, 1, ends)
+  local n = #rows
+  rows[n + 1], rows[n + 2] = token, row
 end
 
 local function write_journal()
   for _, entry in ipairs(entries) do
     local fields = {'n', redis.call('HINCRBY', KEYS[1], 'journal', #entry.rows / 2), 'd', int(today)}
-    for _, list in ipairs({entry.sets, entry.rows}) do
-      for _, value in ipairs(list) do fields[#fields + 1] = value end
-    end
+    local before = #fields
+    for i = 1, #entry.sets do fields[before + i] = entry.sets[i] end
+    before = before + #entry.sets
+    for i = 1, #entry.rows do fields[before + i] = entry.rows[i] end
     redis.call('XADD', P .. 'journal', '*', unpack(fields))
   end
   entries = {}
@@ -90,8 +100,8 @@ local function by_scope()  -- what the tallies are, per scope and per window
     for set, tally in pairs(sets) do
       for scope in string.gmatch(set, '[^\t]+') do
         for field, amount in pairs(tally) do
-          bump(scopes, scope, field, amount)
-          if field == 'spent' or field == 'unconfirmed' then
+          if amount ~= 0 then bump(scopes, scope, field, amount) end
+          if amount ~= 0 and (field == 'spent' or field == 'unconfirmed') then
             for per, of in pairs(WINDOWS) do
               bump(windows, per .. ':' .. string.sub(date, 1, of[1]), field .. ' ' .. scope, amount)
             end

@@ -15,7 +15,7 @@ UNPRICED = -1  # as a hold: admitted only where no limit applies
 
 @dataclass(slots=True)
 class Attempt:
-    """A claimed job that is ready to be sent. `deadline` is our lease's end by `clock`."""
+    """A claimed job that is ready to be sent."""
 
     claimed: Claimed
     envelope: JobEnvelope
@@ -23,12 +23,20 @@ class Attempt:
     prepared: Prepared
     hold_nusd: int
     scopes: tuple[str, ...]
-    deadline: float
     job: Job  # as it is asked in its lane
     status: int | None = None  # of what its provider answered
     headers: Mapping[str, str] = field(default_factory=dict)  # those that steer us: rate limits and Retry-After
     retry_after_s: float | None = None
     is_aborted: bool = False  # its batch was cancelled, and this call with it
+
+    @property
+    def deadline(self) -> float:
+        """When our lease ends, by `clock`; 0 when it is lost. Nothing is sent from then on."""
+        return self.prepared.deadline
+
+    @deadline.setter
+    def deadline(self, ends: float) -> None:
+        self.prepared.deadline = ends
 
     @property
     def number(self) -> int:

@@ -11,7 +11,7 @@ import time
 
 import msgspec
 
-from farebox.errors import FareboxError, ProviderError, UntranslatableError
+from farebox.errors import FareboxError, ProviderConnectionError, ProviderError, UntranslatableError
 from farebox.fallback import as_asked_in, lanes_of
 from farebox.keys import check_tag
 from farebox.ledger import GLOBAL
@@ -60,7 +60,8 @@ def prepare(  # noqa: PLR0911 - one way to fail after the other
     hold = UNPRICED
     if price is not None and not price.unstated_fee(prepared.fees):
         hold = price.worst_nusd(prepared.input_bound, prepared.output_bound, prepared.fees)
-    return Attempt(claimed, envelope, route, prepared, hold, scopes, deadline, job)
+    prepared.deadline = deadline
+    return Attempt(claimed, envelope, route, prepared, hold, scopes, job)
 
 
 def _scopes(batch_id: str, route: Route, job: Job) -> tuple[str, ...]:
@@ -72,7 +73,8 @@ def _scopes(batch_id: str, route: Route, job: Job) -> tuple[str, ...]:
 async def send(attempt: Attempt, *, timeout_s: float, max_attempts: int) -> tuple[Settlement, Verdict | None]:
     """Send an admitted attempt once; return how to settle it, and the verdict when it failed.
 
-    A lease that has ended by our own clock is not sent. A cancelled task leaves its hold unconfirmed.
+    An attempt whose lease has ended by our own clock is not sent, not even when that was while its connection was
+    made. A cancelled task leaves its hold unconfirmed.
     """
     started = time.monotonic()
     if attempt.is_aborted:
@@ -82,10 +84,11 @@ async def send(attempt: Attempt, *, timeout_s: float, max_attempts: int) -> tupl
     try:
         reply = await attempt.route.provider.post(attempt.prepared, timeout_s=timeout_s)
     except asyncio.CancelledError:
-        if attempt.is_aborted:
-            return endings.aborted(attempt, started), None
-        return endings.stopped(attempt, started), None
+        end = endings.aborted if attempt.is_aborted else endings.stopped
+        return end(attempt, started), None
     except ProviderError as error:
+        if isinstance(error, ProviderConnectionError) and not error.sent and clock() >= attempt.deadline:
+            return endings.hand_back(attempt), None  # somebody else's by now
         attempt.status, attempt.headers, attempt.retry_after_s = error.status_code, error.headers, error.retry_after
         verdict = judge(
             error,

@@ -110,12 +110,13 @@ local waits = {}  -- by lane: for how long nothing of it may be sent
 local function tokens_short(lane, tokens)  -- for how many ms; what fits is taken
   local pace, provider = paces_of(lane)
   if waits[lane] or (pace.tpm == 0 and provider.tpm == 0) then return waits[lane] end
-  local wait_ms = math.max(tokens_wait_ms(pace, tokens), tokens_wait_ms(provider, tokens))
+  local wait_ms = math.max(tokens_wait_ms(pace, tokens), tokens_wait_ms(provider, tokens), kept_ms(pace, provider))
   change(pace, 'mean', pace.mean == 0 and tokens or 0.9 * pace.mean + 0.1 * tokens)
   if wait_ms == 0 then
     take_tokens(pace, tokens)
     take_tokens(provider, tokens)
     if pace.need > 0 then change(pace, 'need', 0) end
+    be_fed(pace, provider)
     return nil
   end
   change(pace, 'need', tokens)

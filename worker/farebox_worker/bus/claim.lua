@@ -14,6 +14,7 @@
 local MOST = 1024
 local LEAST_SHARE = 8  -- of a flow among many: a visit costs as much as some jobs, and virtual time keeps them level
 local LET_IN_MS = 500  -- a call that was not refused by then will not be
+local SILENT_MS = 30000  -- of few calls: they may hang, and must not hold their lane until they time out
 local claim, lease, only, max_bytes = ARGV[4], tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7])
 local ends = int(now + lease)
 local answer = {seq, int(now), 0}
@@ -167,8 +168,14 @@ local function sendable(pace, lane_pace, lanes)  -- how many jobs its buckets ha
     end
   end
   if pace.tpm > 0 then
+    local kept = kept_ms(lane_pace, pace)
+    if kept > 0 then
+      wait_until(now + math.min(kept, 1000))
+      return 0
+    end
     local wait_ms = tokens_wait_ms(pace, math.max(lane_pace.need, lane_pace.mean, 1))
     if wait_ms > 0 then
+      if pace ~= lane_pace then run_short(lane_pace, pace, wait_ms) end
       wait_until(now + math.max(50, wait_ms))
       return 0
     end
@@ -180,13 +187,14 @@ end
 local function room_in_flight(lane, pace, most)  -- a provider that refuses does it at once: what runs so long was let in
   local in_flight = redis.call('ZCARD', P .. 'leases:' .. lane)
   local grew = tonumber(pace.grew)
-  if not pace.cut and pace.target < MOST_TARGET and in_flight >= 0.75 * pace.target then
-    if grew and now - grew >= LET_IN_MS then change(pace, 'target', math.min(MOST_TARGET, pace.target * 2)) end
-    if not grew or now - grew >= LET_IN_MS then
+  if pace.target < (pace.cut and FEW or MOST_TARGET) and in_flight >= 0.75 * pace.target then
+    local patience, more = pace.cut and SILENT_MS or LET_IN_MS, pace.cut and 1 or pace.target
+    if grew and now - grew >= patience then change(pace, 'target', math.min(MOST_TARGET, pace.target + more)) end
+    if not grew or now - grew >= patience then
       change(pace, 'grew', now)
       grew = now
     end
-    wait_until(grew + LET_IN_MS)
+    wait_until(grew + patience)
   end
   return math.min(pace.target, most > 0 and most or math.huge) - in_flight
 end

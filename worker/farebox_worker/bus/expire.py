@@ -25,7 +25,7 @@ async def expire(tongue: Tongue, *, results_ttl_ms: int) -> int:
     redis, keys = tongue.redis, tongue.keys
     seconds, micros = await redis.time()
     now_ms = seconds * 1000 + micros // 1000
-    due = await redis.zrange(keys.deadlines, 0, now_ms, byscore=True, offset=0, num=SLICE)
+    due = await redis.zrangebyscore(keys.deadlines, 0, now_ms, start=0, num=SLICE)
     if not due:
         return 0
     batch_ids, _, ids = zip(*(member.decode(errors="replace").partition("\t") for member in due), strict=True)

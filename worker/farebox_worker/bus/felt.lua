@@ -6,7 +6,6 @@
 local KEPT_SHARE = 0.85  -- of the calls that were let in, after a cut
 local ROUNDS_AT_CEILING = 50  -- a refusal there costs a pause, so it is tried rarely
 local CEILING_MS = 30000  -- and for so long: a refusal by chance must not bound the lane for good
-local FEW = 8  -- calls in flight, up to which no ceiling is believed
 local felts = {}
 
 local function feel(lane, token, is_answer, words)
@@ -71,6 +70,7 @@ local function adapt(pace, lane, felt)
     elseif in_flight >= 0.75 * pace.target and pace.target < MOST_TARGET then
       grow(pace, felt.answers)
     end
+    if pace.cut and pace.target < FEW then change(pace, 'grew', now) end  -- the lane is not silent
   end
   if felt.answers > 0 and pace.refusals then
     change(pace, 'refusals', nil)

@@ -5,10 +5,11 @@
 -- ARGV[5]  batch or ""
 --
 -- Returns {seq, per lapsed attempt: id, hold in nano-dollars or "" when nothing was admitted}
--- It also looks after the parked: reopens what fits, and lets nothing smaller pass whoever waited 30 s and still can fit,
--- unless its lane is paused.
+-- It also looks after the parked, some of them each time: reopens what fits, and lets nothing smaller pass whoever waited
+-- 30 s and still can fit, unless its lane is paused.
+local LOOKED_AT = 100  -- parked flows, or as many as the server keeps in one piece
 local force = ARGV[4] == '1'
-local state = redis.call('HMGET', KEYS[1], 'lapsed', 'grace')
+local state = redis.call('HMGET', KEYS[1], 'lapsed', 'grace', 'looked')
 local answer = {seq}
 if not force then
   if state[1] and now >= tonumber(state[1]) and now - tonumber(state[1]) < 900 then return answer end
@@ -70,7 +71,9 @@ local function is_paused(flow)  -- its lane, or its provider: it can use no mone
 end
 
 local reach = {}  -- per limit: what could fit once everything in flight has cost nothing
-local parking = redis.call('HGETALL', P .. 'parking')
+local from = string.match(state[3] or '', '^%d+$') or '0'
+local to, parking = unpack(redis.call('HSCAN', P .. 'parking', from, 'COUNT', LOOKED_AT))
+if to ~= from then redis.call('HSET', KEYS[1], 'looked', to) end
 for i = 1, #parking, 2 do  -- whoever waited 30 s and could still fit goes before smaller ones
   local flow = parking[i]
   local name, need, since = string.match(parking[i + 1], '^([^\t]*)\t(%d+)\t(%d+)')

@@ -6,12 +6,17 @@
 -- of the buckets at `paced` (ms); a bucket of requests holds a second's worth, one of tokens a minute's, as the providers'
 -- do, and may be in debt. need is what the job takes that waits for tokens, mean what jobs take. target bounds the calls
 -- in flight: it doubles until the first cut (ms), then grows slowly at the ceiling of the last cut, see felt.lua.
+-- short is since when a lane waits for tokens of its provider, starved the time until which a provider keeps its tokens
+-- for a lane that waited long, and that lane; then "-", while nobody may be the next.
 -- window counts, per minute of the clock, requests and tokens taken: minute, requests, those of the minute before, tokens,
 -- those of the minute before.
 local FIRST_TARGET, MOST_TARGET = 64, 10000
+local FEW = 8  -- calls in flight, up to which no ceiling is believed, and silence lets one more in
+local STARVED_MS = 30000  -- of waiting for tokens that smaller neighbours take; and of what they have afterwards
+local KEPT_MS = 10000  -- for whoever waited to come and take them
 local USED_SHARE = 0.98  -- of what is allowed: no two clocks, and no two ways of counting, agree entirely
 local FIELDS = {'paused_until', 'rpm', 'tpm', 'rpm_seen', 'tpm_seen', 'requests', 'tokens', 'paced', 'window', 'need',
-  'mean', 'target', 'cut', 'ceiling', 'grown', 'grew', 'refusals', 'probing', 'probe'}
+  'mean', 'target', 'cut', 'ceiling', 'grown', 'grew', 'refusals', 'probing', 'probe', 'short', 'starved'}
 local paces = {}
 
 local function filled(level, size, per_ms, passed)
@@ -85,6 +90,29 @@ local function tokens_wait_ms(pace, n)  -- until so many are there; what is larg
   if pace.tpm == 0 then return 0 end
   local lacking = math.min(n, pace.tpm) - pace.tokens
   return lacking > 0.001 and math.ceil(lacking * 60000 / pace.tpm) or 0
+end
+
+local function kept_ms(pace, provider)  -- for how long the provider's tokens are kept for another lane than this
+  local until_ms, key = string.match(provider.starved or '', '^(%d+) (.+)$')
+  if not key or key == '-' or key == pace.key then return 0 end
+  return math.max(0, tonumber(until_ms) - now)
+end
+
+local function run_short(pace, provider, wait_ms)  -- a lane needs more of the provider's tokens than there are
+  local since = tonumber(pace.short)
+  if not since then
+    change(pace, 'short', now)
+  elseif now - since > STARVED_MS and now >= (tonumber(string.match(provider.starved or '', '^%d+')) or 0) then
+    change(provider, 'starved', string.format('%.0f', now + wait_ms + KEPT_MS) .. ' ' .. pace.key)
+  end
+end
+
+local function be_fed(pace, provider)  -- it has got them
+  if not pace.short then return end
+  change(pace, 'short', nil)
+  if string.match(provider.starved or '', ' (.+)$') == pace.key then
+    change(provider, 'starved', string.format('%.0f', now + STARVED_MS) .. ' -')
+  end
 end
 
 local function write_paces()

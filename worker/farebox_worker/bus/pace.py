@@ -18,6 +18,7 @@ from farebox_worker.bus.scripts import TUNE
 
 PACE_FIELDS = ["rpm", "tpm", "rpm_seen", "tpm_seen", "window", "target"]
 FIRST_TARGET = 64  # calls in flight before anything was learned; pace.lua's
+NO_LIMIT = 10**9  # requests or tokens per minute: who states so many means that there is no limit
 LONGEST_PERIOD_S = 600.0  # a bucket that needs longer to fill is a quota per day, whose pace says nothing of a minute's
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
@@ -122,7 +123,7 @@ def read_pace(state: Sequence[bytes | None], now_ms: int) -> Pace:
     elif age:
         requests = requests_before = tokens = tokens_before = 0.0
     return Pace(
-        Rates(int(rpm or rpm_seen or 0), int(tpm or tpm_seen or 0)),
+        Rates(_bound(int(rpm or rpm_seen or 0)), _bound(int(tpm or tpm_seen or 0))),
         max(0, round(requests + requests_before * share)),
         max(0, round(tokens + tokens_before * share)),
         int(float(target)) if target else None,
@@ -141,4 +142,9 @@ def _openai_rate(headers: Mapping[str, str], what: str) -> int:
 
 
 def _number(text: str | None) -> int:
-    return min(int(text), 2**40) if text and text.isdecimal() else 0
+    return _bound(int(text)) if text and text.isdecimal() and len(text) < 16 else 0
+
+
+def _bound(rate: int) -> int:
+    """A rate that may bind, or 0 for none."""
+    return rate if rate < NO_LIMIT else 0

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from redis.asyncio import Redis
-
+from farebox.commands import Redis
 from farebox.keys import Keys
 from farebox.money import dollars_from_nusd
 from farebox.pauses import UNTIL_RESUMED_MS, Pause, ask_pause, read_pause
@@ -66,11 +65,11 @@ async def stop_at_overrun(tongue: Tongue, lane: str, *, hold_nusd: int, cost_nus
     Raises: LedgerError; redis errors pass through.
     """
     key = tongue.keys.lane(lane)
-    if await tongue.redis.hexists(key, "overrun"):  # type: ignore[misc]
+    if await tongue.redis.hexists(key, "overrun"):
         return None
     why = f"a call was billed {dollars_from_nusd(cost_nusd)}, at most {dollars_from_nusd(hold_nusd)} was possible"
     paused = await pause(tongue, lane, seconds=None, why=f"{why}: look at its price, then resume it")
-    await tongue.redis.hset(key, "overrun", str(cost_nusd - hold_nusd))  # type: ignore[misc]
+    await tongue.redis.hset(key, "overrun", str(cost_nusd - hold_nusd))
     return paused
 
 

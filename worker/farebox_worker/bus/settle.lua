@@ -1,10 +1,12 @@
 -- settle: turn holds into what the attempts really cost, and finish or reschedule their jobs.
 --
 -- ARGV[4]  how long results are kept, in ms
--- ARGV[5]  number of scopes, then their names
--- then per attempt (16): id, flow, token, action, money, amount in nano-dollars, input tokens, output tokens,
---   why (of unconfirmed money) or "", delay in ms or score to go back to, outcome or attempts so far, result, scope positions,
---   note for the journal, what the job's history keeps of it (see keys.py) or "", what its lane felt (see felt.lua) or ""
+-- ARGV[5]  number of scopes     ARGV[6]  number of manners; then the names of the scopes
+-- then per manner, which is what many attempts of a group share, 8: flow, action, money, why (of unconfirmed money) or "",
+--   delay in ms or score to go back to, outcome or attempts so far, scope positions (from 1, by ","), what the job's history
+--   keeps of it (see keys.py) or ""
+-- then per attempt (9): id, token, number of its manner, amount in nano-dollars, input tokens, output tokens, result,
+--   note for the journal, what its lane felt (see felt.lua) or ""
 --
 -- action: "finish" (outcome succeeded|failed|cancelled), "retry" (after the delay; attempts are stored),
 --   "return" (back to its place, as if it had never been claimed), "sweep" (finish a job that nobody runs),
@@ -20,44 +22,75 @@
 -- repeat whose attempt still runs finishes its job.
 -- A late answer finishes its job; another attempt at it that is claimed but not admitted is lost then, and a flow that
 -- parked for it is tried again.
-local names = {}
-for i = 1, tonumber(ARGV[5]) do names[i] = ARGV[5 + i] end
-local first = 6 + #names
+local names, manners = {}, {}
+for i = 1, tonumber(ARGV[5]) do names[i] = ARGV[6 + i] end
 
-local answer, batches, streams = {seq}, {}, {}
-local finished, gone_keys, gone_strikes = {}, {}, {}
-local gone_flow, gone_lease, gone_deadlines = {}, {}, {}
-local histories = {}
+local function set_at(positions)
+  local listed = {}
+  for position in string.gmatch(positions, '%d+') do listed[#listed + 1] = names[tonumber(position)] end
+  return table.concat(listed, '\t')
+end
 
-local function add(map, key, value)
+local first = 7 + #names
+for n = 1, tonumber(ARGV[6]) do
+  local flow, action, money, outcome = ARGV[first], ARGV[first + 1], ARGV[first + 2], ARGV[first + 5]
+  local _, batch, lane = parts(flow)
+  manners[string.format('%d', n)] = {
+    flow = flow, batch = batch, lane = lane, set = set_at(ARGV[first + 6]), why = ARGV[first + 3], due = ARGV[first + 4],
+    action = action, is_answer = action == 'finish' and string.find(outcome, '^succeeded') ~= nil, history = ARGV[first + 7],
+    money = money, is_billed = money == 'actual' or money == 'unpriced',
+    outcome = outcome, ending = string.match(outcome, '^%S*'), finished = 0,
+  }
+  first = first + 8
+end
+
+local function add(map, key, value, another)
   local list = map[key]
   if not list then
     list = {}
     map[key] = list
   end
-  list[#list + 1] = value
+  local n = #list
+  list[n + 1], list[n + 2] = value, another
 end
 
-local function read_marks()  -- the tokens of the group that were settled before
-  local asked, known = {}, {}
-  for at = first, #ARGV, 16 do add(asked, string.sub(ARGV[at + 2], 1, 12), string.sub(ARGV[at + 2], 13)) end
-  for claim, fields in pairs(asked) do
-    for i, mark in ipairs(redis.call('HMGET', P .. 'settled:' .. claim, unpack(fields))) do
-      known[claim .. fields[i]] = mark
+local ids, tokens, manner_of, running_keys, job_keys = {}, {}, {}, {}, {}
+for at = first, #ARGV, 9 do
+  local n, id = #ids + 1, ARGV[at]
+  ids[n], tokens[n], manner_of[n] = id, ARGV[at + 1], manners[ARGV[at + 2]]
+  running_keys[n], job_keys[n] = 'arq:in-progress:' .. id, 'arq:job:' .. id
+end
+
+local answer, batches, streams = {seq}, {}, {}
+local finished, histories = {}, {}
+local gone_keys, gone_strikes, gone_flow, gone_lease, gone_deadlines = {}, {}, {}, {}, {}
+local repeats, marks = {}, {}  -- by number of the attempt, by claim
+
+local function read_marks()  -- what of the group was settled before
+  local asked, seen = {}, {}
+  for n = 1, #ids do
+    local token = tokens[n]
+    if manner_of[n].action ~= 'sweep' then
+      local claim = string.sub(token, 1, 12)
+      local of = asked[claim]
+      if not of then
+        of = {numbers = {}, fields = {}}
+        asked[claim] = of
+      end
+      local i = #of.numbers + 1
+      of.numbers[i], of.fields[i] = n, string.sub(token, 13)
+      repeats[n] = seen[token]
+      seen[token] = true
     end
   end
-  return known
-end
-
-local settled, marks = read_marks(), {}
-
-local function is_repeat(token)
-  if settled[token] then return true end
-  settled[token] = true
-  local claim = string.sub(token, 1, 12)
-  add(marks, claim, string.sub(token, 13))
-  add(marks, claim, 1)
-  return false
+  for claim, of in pairs(asked) do
+    local known = redis.call('HMGET', P .. 'settled:' .. claim, unpack(of.fields))
+    for i = 1, #known do
+      local n = of.numbers[i]
+      if known[i] then repeats[n] = true end
+      if not repeats[n] then add(marks, claim, of.fields[i], '1') end
+    end
+  end
 end
 
 local function write_marks()
@@ -69,88 +102,67 @@ local function write_marks()
   end
 end
 
-local sets = {}
-
-local function set_at(positions)
-  if not sets[positions] then
-    local listed = {}
-    for position in string.gmatch(positions, '%d+') do listed[#listed + 1] = names[tonumber(position)] end
-    sets[positions] = table.concat(listed, '\t')
-  end
-  return sets[positions]
+local function read_running()  -- per job of the group: token and flow of the attempt that runs, or ""
+  local found = {}
+  local values = #ids > 0 and redis.call('MGET', unpack(running_keys)) or {}
+  for n = 1, #ids do found[ids[n]] = values[n] or '' end
+  return found
 end
 
-local function read_running()  -- per job of the group: the token of the attempt that runs
-  local ids, keys, tokens = {}, {}, {}
-  for at = first, #ARGV, 16 do
-    ids[#ids + 1], keys[#keys + 1] = ARGV[at], 'arq:in-progress:' .. ARGV[at]
-  end
-  for i, value in ipairs(#keys > 0 and redis.call('MGET', unpack(keys)) or {}) do
-    tokens[ids[i]] = string.sub(value or '', 1, 16)
-  end
-  return tokens
-end
+read_marks()
+local running, gone_holds, gone_doubts = read_running(), {}, {}
+local holds = #ids > 0 and redis.call('HMGET', P .. 'holds', unpack(tokens)) or {}
 
-local function read_holds()
-  local tokens, records = {}, {}
-  for at = first, #ARGV, 16 do tokens[#tokens + 1] = ARGV[at + 2] end
-  for i, record in ipairs(#tokens > 0 and redis.call('HMGET', P .. 'holds', unpack(tokens)) or {}) do
-    records[tokens[i]] = record
-  end
-  return records
-end
-
-local running, holds, gone_holds, gone_doubts = read_running(), read_holds(), {}, {}
-
-local function book(token, kind, id, set, day, hold, at)  -- the attempt was answered
-  local money, amount = ARGV[at + 4], tonumber(ARGV[at + 5])
-  if hold == 0 and money == 'unpriced' then hold = nil end  -- nobody said that it would cost nothing
-  local tokens_in, tokens_out = ARGV[at + 6], ARGV[at + 7]
-  count(set, 'spent', amount, day)
-  count(set, 'calls', 1)
-  count(set, 'input_tokens', tonumber(tokens_in))
-  count(set, 'output_tokens', tonumber(tokens_out))
-  if money == 'unpriced' then count(set, 'unpriced', 1) end
+local function book(n, kind, set, day, hold, hold_text, manner)  -- the attempt was answered
+  local at = first + 9 * n - 9
+  local amount_text, text_in, text_out = ARGV[at + 3], ARGV[at + 4], ARGV[at + 5]
+  local amount, is_unpriced = tonumber(amount_text), manner.money == 'unpriced'
+  if hold == 0 and is_unpriced then hold = nil end  -- nobody said that it would cost nothing
+  local then_counts, counts = tally_of(set, day), tally_of(set, today)
+  then_counts.spent = then_counts.spent + amount
+  counts.calls = counts.calls + 1
+  counts.input_tokens = counts.input_tokens + tonumber(text_in)
+  counts.output_tokens = counts.output_tokens + tonumber(text_out)
+  if is_unpriced then count(set, 'unpriced', 1) end
   if hold and amount > hold then count(set, 'overrun', amount - hold) end
-  post(token, kind, id, set, day, amount, hold and int(hold) or '',
-    tokens_in ~= '0' and tokens_in or '', tokens_out ~= '0' and tokens_out or '', '1',
-    money == 'unpriced' and '1' or '', ARGV[at + 13])
+  post(tokens[n], kind, ids[n], set, day, amount_text ~= '0' and amount_text or '',
+    '\t' .. (hold and hold_text or '') .. '\t' .. (text_in ~= '0' and text_in or '') .. '\t' ..
+    (text_out ~= '0' and text_out or '') .. '\t1\t' .. (is_unpriced and '1' or '') .. '\t' .. ARGV[at + 7])
 end
 
-local function move_money(id, flow, token, at)
-  local money = ARGV[at + 4]
-  local answered = money == 'actual' or money == 'unpriced'
-  if holds[token] then
-    local hold, set = read_hold(holds[token])
+local function move_money(n, manner)
+  local token, id = tokens[n], ids[n]
+  if holds[n] then
+    local hold, set, hold_text = read_hold(holds[n])
     gone_holds[#gone_holds + 1] = token
-    count(set, 'held', -hold)
-    if answered then
-      book(token, 's', id, set, today, hold, at)
-    elseif money == 'unconfirmed' then
-      doubt(token, hold, id, flow, set, ARGV[at + 8])
+    local counts = tally_of(set, today)
+    counts.held = counts.held - hold
+    if manner.is_billed then
+      book(n, 's', set, today, hold, hold_text, manner)
+    elseif manner.money == 'unconfirmed' then
+      doubt(token, hold, id, manner.flow, set, manner.why)
     end
     return
   end
   local record = redis.call('HGET', P .. 'unconfirmed', token)
   if not record then
-    if answered then book(token, 's', id, set_at(ARGV[at + 12]), today, nil, at) end
-  elseif money ~= 'unconfirmed' then
+    if manner.is_billed then book(n, 's', manner.set, today, nil, '', manner) end
+  elseif manner.money ~= 'unconfirmed' then
     local owed, _, set, day = read_doubt(record)
     gone_doubts[#gone_doubts + 1] = token
     count(set, 'unconfirmed', -owed, day)
-    if answered then
-      book(token, 'l', id, set, day, owed, at)
+    if manner.is_billed then
+      book(n, 'l', set, day, owed, int(owed), manner)
     else
-      post(token, 'l', id, set, day, 0, int(owed))
+      post(token, 'l', id, set, day, '', '\t' .. int(owed))
     end
   end
 end
 
 local function are_all_open()  -- one question for the group, for most are
-  local keys, open = {}, 0
-  for at = first, #ARGV, 16 do keys[#keys + 1] = 'arq:job:' .. ARGV[at] end
-  each(keys, function(...) open = open + redis.call('EXISTS', ...) end)
-  return open == #keys
+  local open = 0
+  each(job_keys, function(...) open = open + redis.call('EXISTS', ...) end)
+  return open == #job_keys
 end
 
 local all_open = are_all_open()
@@ -160,101 +172,95 @@ local function is_open(id)  -- the job's payload is the proof that it has no ans
 end
 
 local COUNTED = {cancelled = 'cancelled_jobs', default_cap = 'capped_by_default', succeeded = 'succeeded', failed = 'failed'}
-local endings = {}  -- by outcome: its first word, and the counters of the batch that it adds to
 
-local function ending_of(outcome)
-  local known = endings[outcome]
-  if not known then
-    known = {string.match(outcome, '^%S+'), {}}
-    for word in string.gmatch(outcome, '%S+') do add(known, 2, COUNTED[word] or 'finish:' .. word) end
-    endings[outcome] = known
+local function count_finished()  -- per word of their outcome
+  for _, manner in pairs(manners) do
+    for word in string.gmatch(manner.finished > 0 and manner.outcome or '', '%S+') do
+      bump(batches, manner.batch, COUNTED[word] or 'finish:' .. word, manner.finished)
+    end
   end
-  return known[1], known[2]
 end
 
-local has_strikes = nil  -- known when the money is booked
+local has_strikes, has_deadlines = nil, redis.call('EXISTS', P .. 'deadlines') == 1  -- strikes are known when the money is booked
+local expires = int(now + tonumber(ARGV[4]))
 
-local function finish(id, flow, outcome, result)
+local function finish(n, manner, flow)
+  local id, result = ids[n], ARGV[first + 9 * n - 3]
   if not is_open(id) then return false end
-  local _, batch = parts(flow)
   finished[id] = true
   add(gone_flow, flow, id)
-  if result ~= '' then redis.call('SET', 'arq:result:' .. id, result, 'PX', ARGV[4]) end
-  local ending, counters = ending_of(outcome)
-  for _, counter in ipairs(counters) do bump(batches, batch, counter, 1) end
-  add(streams, batch, id)
-  add(streams, batch, ending)
-  gone_keys[#gone_keys + 1] = 'arq:job:' .. id
-  gone_keys[#gone_keys + 1] = 'arq:retry:' .. id
+  if result ~= '' then redis.call('SET', 'arq:result:' .. id, result, 'PXAT', expires) end
+  manner.finished = manner.finished + 1
+  add(streams, manner.batch, id, manner.ending)
+  local gone = #gone_keys
+  gone_keys[gone + 1], gone_keys[gone + 2] = job_keys[n], 'arq:retry:' .. id
   if has_strikes then
     gone_strikes[#gone_strikes + 1] = id .. ':doubts'
     gone_strikes[#gone_strikes + 1] = id .. ':claims'
   end
+  if has_deadlines then gone_deadlines[#gone_deadlines + 1] = manner.batch .. '\t' .. id end
   histories[#histories + 1] = P .. 'history:' .. id
-  gone_deadlines[#gone_deadlines + 1] = batch .. '\t' .. id
   return true
 end
 
-local function place_of(id, flow)  -- where a job is now: it may have moved since the attempt began
-  if running[id] ~= '' then return string.sub(redis.call('GET', 'arq:in-progress:' .. id), 17) end
-  if redis.call('ZSCORE', flow, id) then return flow end
-  local _, batch = parts(flow)
-  for _, other in ipairs(redis.call('SMEMBERS', P .. 'flows:' .. batch)) do
+local function place_of(id, manner)  -- where a job is now: it may have moved since the attempt began
+  if running[id] ~= '' then return string.sub(running[id], 17) end
+  if redis.call('ZSCORE', manner.flow, id) then return manner.flow end
+  for _, other in ipairs(redis.call('SMEMBERS', P .. 'flows:' .. manner.batch)) do
     if redis.call('ZSCORE', other, id) then return other end
   end
-  return flow
+  return manner.flow
 end
 
-local function forestall(id, flow, lane)  -- a late answer came: whoever claimed the job again and did not send it yet, will not
+local function forestall(id, flow)  -- a late answer came: whoever claimed the job again and did not send it yet, will not
   if stop_waiting(flow) then open(flow) end
-  local other = running[id]
+  local other = string.sub(running[id], 1, 16)
   if other ~= '' and redis.call('HEXISTS', P .. 'holds', other) == 0 then
+    local _, _, lane = parts(flow)
     gone_keys[#gone_keys + 1] = 'arq:in-progress:' .. id
     add(gone_lease, lane, id)
   end
 end
 
-local function put_back(id, flow, lane, action, due, attempts)
+local function put_back(id, manner)
   if not is_open(id) then return end
-  if action == 'retry' then
-    redis.call('SET', 'arq:retry:' .. id, attempts)
-    due = now + tonumber(due)
+  local due = tonumber(manner.due)
+  if manner.action == 'retry' then
+    redis.call('SET', 'arq:retry:' .. id, manner.outcome)
+    due = now + due
   end
-  redis.call('ZADD', flow, int(due), id)
-  if tonumber(due) <= now then open(flow) else later(flow, tonumber(due)) end
+  redis.call('ZADD', manner.flow, int(due), id)
+  if due <= now then open(manner.flow) else later(manner.flow, due) end
 end
 
 local function remember(id, tried)  -- the last 20 attempts of a job that has no answer yet
-  if tried == '' or not is_open(id) then return end
+  if not is_open(id) then return end
   redis.call('RPUSH', P .. 'history:' .. id, int(now) .. '\t' .. tried)
   redis.call('LTRIM', P .. 'history:' .. id, -20, -1)
 end
 
-local function move(id, flow, target, due, payload)
+local function move(id, manner, payload)
   if not is_open(id) then return end
-  local kind, lane = string.match(target, '^(%a+) (.+)$')
-  local priority, batch = parts(flow)
+  local kind, lane = string.match(manner.outcome, '^(%a+) (.+)$')
+  local priority, batch = parts(manner.flow)
   local goal = P .. 'flow:' .. priority .. ':' .. batch .. ':' .. lane
+  local due = tonumber(manner.due)
   redis.call('SET', 'arq:job:' .. id, payload)
   redis.call('DEL', 'arq:retry:' .. id)
-  redis.call('ZREM', flow, id)
-  redis.call('ZADD', goal, int(now + tonumber(due)), id)
+  redis.call('ZREM', manner.flow, id)
+  redis.call('ZADD', goal, int(now + due), id)
   take_in(goal, kind)
   if redis.call('HEXISTS', P .. 'batch:' .. batch, 'cancelled') == 1 then  -- whoever sweeps must look again
     redis.call('SADD', P .. 'cancelled', batch)
   end
-  if tonumber(due) <= 0 then open(goal) else later(goal, now + tonumber(due)) end
+  if due <= 0 then open(goal) else later(goal, now + due) end
 end
 
-local repeats = {}
-for at = first, #ARGV, 16 do
-  if ARGV[at + 3] ~= 'sweep' then
-    repeats[at] = is_repeat(ARGV[at + 2])
-    if not repeats[at] then
-      move_money(ARGV[at], ARGV[at + 1], ARGV[at + 2], at)
-      local _, _, lane = parts(ARGV[at + 1])
-      feel(lane, ARGV[at + 2], ARGV[at + 3] == 'finish' and string.find(ARGV[at + 10], '^succeeded') ~= nil, ARGV[at + 15])
-    end
+for n = 1, #ids do
+  local manner = manner_of[n]
+  if manner.action ~= 'sweep' and not repeats[n] then
+    move_money(n, manner)
+    feel(manner.lane, tokens[n], manner.is_answer, ARGV[first + 9 * n - 1])
   end
 end
 apply_felts()
@@ -264,40 +270,38 @@ each(gone_holds, function(...) redis.call('HDEL', P .. 'holds', ...) end)
 each(gone_doubts, function(...) redis.call('HDEL', P .. 'unconfirmed', ...) end)
 flush()
 
-for at = first, #ARGV, 16 do
-  local id, flow, token, action = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
-  local due, outcome, result = ARGV[at + 9], ARGV[at + 10], ARGV[at + 11]
-  local _, _, lane = parts(flow)
-  local mine = running[id] == token
+for n = 1, #ids do
+  local id, manner = ids[n], manner_of[n]
+  local flow, action = manner.flow, manner.action
+  local mine = running[id] == tokens[n] .. flow
   local verdict = 'done'
   if action == 'sweep' then
-    if running[id] ~= '' or not finish(id, place_of(id, flow), outcome, result) then
+    if running[id] ~= '' or not finish(n, manner, place_of(id, manner)) then
       verdict = 'repeat'
     elseif stop_waiting(flow) then  -- it may have been the one that the flow parked for
       open(flow)
     end
-  elseif repeats[at] and not mine then
+  elseif repeats[n] and not mine then
     verdict = 'repeat'
   else
     if mine then
-      gone_keys[#gone_keys + 1] = 'arq:in-progress:' .. id
-      add(gone_lease, lane, id)
+      gone_keys[#gone_keys + 1] = running_keys[n]
+      add(gone_lease, manner.lane, id)
       running[id] = ''
     end
-    if not repeats[at] then remember(id, ARGV[at + 14]) end
-    if action == 'finish' and (mine or string.find(outcome, '^succeeded')) then
-      local place = mine and flow or place_of(id, flow)
-      local _, _, now_in = parts(place)
-      if not finish(id, place, outcome, result) then verdict = 'money' elseif not mine then forestall(id, place, now_in) end
+    if manner.history ~= '' and not repeats[n] then remember(id, manner.history) end
+    if manner.is_answer or mine and action == 'finish' then
+      local place = mine and flow or place_of(id, manner)
+      if not finish(n, manner, place) then verdict = 'money' elseif not mine then forestall(id, place) end
     elseif mine and action == 'move' then
-      move(id, flow, outcome, due, result)
-    elseif mine and action ~= 'finish' then
-      put_back(id, flow, lane, action, due, outcome)
+      move(id, manner, ARGV[first + 9 * n - 3])
+    elseif mine then
+      put_back(id, manner)
     else
       verdict = 'money'
     end
   end
-  answer[#answer + 1] = verdict
+  answer[n + 1] = verdict
 end
 
 for batch, stream in pairs(streams) do each(stream, function(...) redis.call('XADD', P .. 'results:' .. batch, '*', ...) end) end
@@ -306,9 +310,7 @@ each(histories, function(...)
   if redis.call('EXISTS', ...) == 0 then return end  -- one question, for most jobs have none
   for _, key in ipairs({...}) do redis.call('PEXPIRE', key, ARGV[4]) end
 end)
-if redis.call('EXISTS', P .. 'deadlines') == 1 then
-  each(gone_deadlines, function(...) redis.call('ZREM', P .. 'deadlines', ...) end)
-end
+each(gone_deadlines, function(...) redis.call('ZREM', P .. 'deadlines', ...) end)
 each(gone_strikes, function(...) redis.call('HDEL', P .. 'strikes', ...) end)
 for flow, ids in pairs(gone_flow) do each(ids, function(...) redis.call('ZREM', flow, ...) end) end
 for lane, ids in pairs(gone_lease) do each(ids, function(...) redis.call('ZREM', P .. 'leases:' .. lane, ...) end) end
@@ -327,6 +329,7 @@ local function retain(batch, record)  -- the last job has ended: retention start
   end
 end
 
+count_finished()
 for batch, counts in pairs(batches) do
   local key = P .. 'batch:' .. batch
   for field, n in pairs(counts) do redis.call('HINCRBY', key, field, n) end

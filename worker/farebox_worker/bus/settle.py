@@ -59,31 +59,35 @@ def _clean(text: str) -> str:
     return text if text.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
+def _clean_note(note: str) -> str:
+    if len(note) <= NOTE_LETTERS and note.replace("\t", "").isprintable():
+        return note.rstrip("\t")
+    return "\t".join(_clean(part) for part in note.split("\t"))[:NOTE_LETTERS]
+
+
 async def settle(tongue: Tongue, group: Sequence[Settlement], *, results_ttl_ms: int) -> list[str]:
     """Settle a group: per attempt "done", "money" (the attempt was stale) or "repeat". Safe to send again.
 
     Raises: LedgerError; redis errors pass through.
     """
     places = Places()
+    manners: dict[tuple[Argument, ...], int] = {}
     attempts: list[Argument] = []
     for s in group:
+        outcome = s.attempts if s.action == "retry" else s.outcome
+        manner = (s.flow, s.action, s.money, s.why, s.due, outcome, places.of(s.scopes), s.history)
         attempts += (
             s.job_id,
-            s.flow,
             s.token,
-            s.action,
-            s.money,
+            manners.setdefault(manner, len(manners) + 1),
             s.amount_nusd,
             s.input_tokens,
             s.output_tokens,
-            s.why,
-            s.due,
-            s.attempts if s.action == "retry" else s.outcome,
             s.result,
-            places.of(s.scopes),
-            "\t".join(_clean(part) for part in s.note.split("\t"))[:NOTE_LETTERS],
-            s.history,
+            _clean_note(s.note),
             s.felt,
         )
-    answer = await tongue.say(SETTLE, results_ttl_ms, len(places.scopes), *places.scopes, *attempts)
+    shared = (part for manner in manners for part in manner)
+    counts = len(places.scopes), len(manners)
+    answer = await tongue.say(SETTLE, results_ttl_ms, *counts, *places.scopes, *shared, *attempts)
     return [word.decode() for word in answer[1:]]

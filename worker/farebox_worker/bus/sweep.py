@@ -20,16 +20,16 @@ async def sweep(tongue: Tongue, *, results_ttl_ms: int, batch: str = "") -> int:
     Jobs in flight are left to their workers. Raises: LedgerError; redis errors pass through.
     """
     redis, keys = tongue.redis, tongue.keys
-    batches = [batch] if batch else [name.decode() for name in await redis.smembers(keys.cancelled)]  # type: ignore[misc]
+    batches = [batch] if batch else [name.decode() for name in await redis.smembers(keys.cancelled)]
     swept = 0
     for name in batches:
         left = 0
-        for flow in await redis.smembers(keys.flows(name)):  # type: ignore[misc]
+        for flow in await redis.smembers(keys.flows(name)):
             found, waiting = await _sweep_flow(tongue, keys, flow.decode(), results_ttl_ms)
             swept += found
             left += waiting
         if not left:
-            await redis.srem(keys.cancelled, name)  # type: ignore[misc]
+            await redis.srem(keys.cancelled, name)
     return swept
 
 

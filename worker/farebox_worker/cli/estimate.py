@@ -30,9 +30,10 @@ from farebox_worker.files.destination import destination
 from farebox_worker.files.summary import bad_line_report, how_to_mend
 from farebox_worker.files.written import ForeignFileError, NameNow, Written, scan
 from farebox_worker.run import place as places
+from farebox_worker.run.ask import Ask
 from farebox_worker.run.forecast import Cost, Prospect, Seen, foresee, foresee_all, seen_before
 from farebox_worker.run.picture import about
-from farebox_worker.run.plan import Ask, Plan, Planner, counted
+from farebox_worker.run.plan import Plan, Planner, counted
 from farebox_worker.run.screen import Screen
 from farebox_worker.session import open_session
 from farebox_worker.settings import KEY_VARIABLES, Settings, with_vendors

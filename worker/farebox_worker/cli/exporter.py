@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 
 import click
 from aiohttp import web
-from redis.asyncio import Redis
 
+from farebox.commands import Redis
 from farebox.connection import connect
 from farebox.ledger import Ledger
 from farebox_worker.cli.options import common, log_to_stderr, run_async, secrets_of

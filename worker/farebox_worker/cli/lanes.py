@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, cast
+from typing import Any
 
 import click
 
@@ -221,5 +221,5 @@ async def _is_provider(session: Session, ref: str) -> bool:
 
 
 async def _lanes_of(session: Session, provider_id: str) -> list[str]:
-    known: set[bytes] = await cast("Any", session.redis.smembers(session.ledger.keys.lanes))
+    known: set[bytes] = await session.redis.smembers(session.ledger.keys.lanes)
     return [name for lane in known if (name := lane.decode(errors="replace")).partition(":")[0] == provider_id]

@@ -13,7 +13,7 @@ from farebox.errors import InputError
 from farebox_worker.files.source import Format, take
 from farebox_worker.files.template import Template
 from farebox_worker.files.wording import Wording, read_schema, text_or_file
-from farebox_worker.run.plan import TIER_HELP, TIERS, Ask
+from farebox_worker.run.ask import TIER_HELP, TIERS, Ask
 from farebox_worker.run.screen import Screen
 
 F = TypeVar("F", bound=Callable[..., Any])

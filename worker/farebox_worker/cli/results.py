@@ -13,7 +13,9 @@ from farebox.batch import Batch
 from farebox.errors import InputError
 from farebox_worker.cli.options import common, json_option, print_json, run_async, say
 from farebox_worker.files.answers import output_line
+from farebox_worker.files.fit import Fit
 from farebox_worker.files.output import OutputFile
+from farebox_worker.files.wording import read_schema
 from farebox_worker.limits import in_words, money_line
 from farebox_worker.run.follow import Follow
 from farebox_worker.run.retried import take_out_retried
@@ -30,11 +32,20 @@ TOLD_EVERY_S = 1.0
               help="File to append to, or - for stdout.")  # fmt: skip
 @click.option("--follow", is_flag=True, help="Wait until the batch is complete.")
 @click.option("--delete", is_flag=True, help="Delete results from Redis once they are safe in OUT.")
+@click.option("--schema", type=click.Path(path_type=Path), metavar="FILE",
+              help="Mark answers in OUT that do not match this JSON schema.")  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace OUT even when Farebox did not write it.")
 @json_option
 @common
 def results(
-    settings: Settings, batch: str, output: Path, follow: bool, delete: bool, overwrite: bool, as_json: bool
+    settings: Settings,
+    batch: str,
+    output: Path,
+    follow: bool,
+    delete: bool,
+    schema: Path | None,
+    overwrite: bool,
+    as_json: bool,
 ) -> None:
     """Write the results of BATCH to OUT, one line per finished job; lines that are there already are skipped.
 
@@ -42,13 +53,24 @@ def results(
     farebox results nightly -o answers.jsonl
     farebox results nightly -o answers.jsonl --follow --delete
     """  # noqa: D301 - \b is click's mark for "do not wrap"
-    if str(output) == "-" and (delete or as_json):
-        raise click.UsageError("-o - goes with neither --delete nor --json: name a file.")
-    run_async(_results(settings, batch, output, follow=follow, delete=delete, overwrite=overwrite, as_json=as_json))
+    if str(output) == "-" and (delete or as_json or schema):
+        raise click.UsageError("-o - goes with none of --delete, --schema and --json: name a file.")
+    fit = Fit(read_schema(schema)) if schema else None
+    run_async(
+        _results(settings, batch, output, fit, follow=follow, delete=delete, overwrite=overwrite, as_json=as_json)
+    )
 
 
 async def _results(
-    settings: Settings, name: str, output: Path, *, follow: bool, delete: bool, overwrite: bool, as_json: bool
+    settings: Settings,
+    name: str,
+    output: Path,
+    fit: Fit | None,
+    *,
+    follow: bool,
+    delete: bool,
+    overwrite: bool,
+    as_json: bool,
 ) -> None:
     async with open_session(settings) as session:
         batch = Batch(session.redis, name, namespace=session.namespace)
@@ -57,16 +79,19 @@ async def _results(
             await _to_stdout(batch, is_following=follow)
             return
         with OutputFile.open(output, overwrite=overwrite) as out:
+            out.fit = fit
             await take_out_retried(batch, out)
             writer = Follow(batch, out, deletes=delete)
             with Screen(plain_after_s=2.0) as screen:
                 await _write(batch, writer, screen, is_following=follow)
             written, lost = writer.written, await writer.lost()
-            lines = out.lines
+            lines, tally = out.lines, out.tally
     if as_json:
-        print_json({"batch_id": name, "written": written, "lines": lines, "expired": lost})
+        print_json({"batch_id": name, "written": written, "lines": lines, "expired": lost, "invalid": tally.invalid})
     else:
         say(f"{written:,} results written; {output} holds {lines:,}.")
+        if tally.invalid:
+            say(f"{tally.invalid:,} of them are marked `invalid`, as not of the schema: {tally.misfit[:200]}")
     if lost:
         raise InputError(f"{lost:,} results had expired ([retention] results_days) before they were collected.")
 

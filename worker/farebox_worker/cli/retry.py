@@ -15,6 +15,7 @@ from farebox.errors import BatchClosedError, InputError, NoLedgerError
 from farebox_worker.cli.options import common, json_option, print_json, run_async, say
 from farebox_worker.cli.place import at_the_earlier_place
 from farebox_worker.files import sidecar as sidecars
+from farebox_worker.files.fit import Fit
 from farebox_worker.files.output import OutputFile, default_output
 from farebox_worker.files.sidecar import Sidecar, sidecar_path
 from farebox_worker.run.retried import TakenOut, take_out_failed
@@ -95,6 +96,7 @@ async def _retry_file(settings: Settings, out_path: Path, classes: tuple[str, ..
     known = sidecars.read(sidecar_path(out_path))
     assert known is not None  # noqa: S101 - _output_of found it
     with OutputFile.open(out_path) as out:
+        out.fit = Fit(known.schema) if known.schema else None
         async with open_session(at_the_earlier_place(settings, known), creates=True) as session:
             counts = await take_out_failed(await _batch_of(session, known), out, classes)
     if counts.others and not counts.taken:

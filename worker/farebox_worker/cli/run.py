@@ -34,14 +34,17 @@ from farebox_worker.cli.options import (
 )
 from farebox_worker.cli.place import at_the_earlier_place
 from farebox_worker.cli.summary import ending_json, print_ending
+from farebox_worker.files.content import Content
 from farebox_worker.files.csv_answers import answer_columns
 from farebox_worker.files.destination import destination, refuse_unkept
+from farebox_worker.files.fit import Fit
 from farebox_worker.files.output import OutputFile
 from farebox_worker.files.sidecar import Sidecar
 from farebox_worker.files.summary import bad_line_report, how_to_mend
 from farebox_worker.files.written import ForeignFileError
 from farebox_worker.process.process import Process
 from farebox_worker.run import place as places
+from farebox_worker.run.ask import Ask
 from farebox_worker.run.crew import Crew
 from farebox_worker.run.feed import Feed
 from farebox_worker.run.finish import Finish
@@ -49,7 +52,7 @@ from farebox_worker.run.follow import Follow
 from farebox_worker.run.forecast import Prospect, look_ahead, scopes_of, seen_before
 from farebox_worker.run.job import Ending, MainJob
 from farebox_worker.run.picture import about, ends_after
-from farebox_worker.run.plan import Ask, Plan, Planner, counted
+from farebox_worker.run.plan import Plan, Planner, counted
 from farebox_worker.run.screen import Screen
 from farebox_worker.session import Session, flags_from_here, open_session
 from farebox_worker.settings import Settings
@@ -166,14 +169,16 @@ async def _run(settings: Settings, ask: Ask, flags: Flags, *, as_json: bool) -> 
                     if earlier:
                         stack.enter_context(earlier)
                     is_done = places.done_before(known, session.namespace, earlier)
-                    plan = _judge(planner, flags, screen, limit_nusd=limit, is_done=is_done)
+                    content = _content(planner, session, known, flags, screen)
+                    plan = _judge(planner, flags, screen, limit_nusd=limit, is_done=is_done, content=content)
                     _refuse_without_budget(plan, flags, limit)
                     out = earlier or stack.enter_context(
                         OutputFile.open(out_path, overwrite=flags.overwrite, source=source)
                     )
+                    out.fit = Fit(ask.wording.schema) if ask.wording.schema else None
                     if flags.lines.models[1:]:
                         screen.say(f"{source}: {counted(plan)}")
-                    ending = await _work(session, shop, planner, plan, out, screen, flags, known, finish)
+                    ending = await _work(session, shop, planner, plan, content, out, screen, flags, known, finish)
                     with ended_by_ctrl_c():
                         rows = finish.make(
                             planner,
@@ -198,6 +203,7 @@ async def _work(  # noqa: PLR0913, PLR0917 - everything a run needs is made abov
     shop: Shop,
     planner: Planner,
     plan: Plan,
+    content: Content,
     out: OutputFile,
     screen: Screen,
     flags: Flags,
@@ -205,14 +211,19 @@ async def _work(  # noqa: PLR0913, PLR0917 - everything a run needs is made abov
     finish: Finish,
 ) -> Ending:
     settings = session.settings
-    place = await places.find(session, known, planner.path, out)
+    found = await places.find(session, known, planner.path, out)
+    place = msgspec.structs.replace(found, schema=out.fit.schema if out.fit else None)
     reuse: Reuse | None = "content" if flags.reuse else None
     batch = batch_of(session.redis, place.batch_id, namespace=session.namespace, reuse=reuse)
     await places.settle_in(session, batch, out, place, screen)
     if flags.budget is not None or flags.no_budget:
         await session.ledger.set_limit(f"batch:{batch.batch_id}", _nusd(flags.budget))
     lines = screen.follow(planner.lines(), doing="comparing with earlier runs")
-    await places.reconcile(batch, out, lines, screen, is_redo=flags.redo)
+    is_same = await places.reconcile(
+        batch, out, lines, screen, is_redo=flags.redo, is_unchanged=planner.passes_known_lines
+    )
+    is_same = is_same and not plan.summary.bad and (planner.passes_known_lines or not plan.done_unread)
+    places.note_compared(out, place, content.compared(plan.summary.last_line) if is_same else None)
     known_lengths = await seen_before(session.ledger, {model_ref for model_ref, _ in (*plan.asked, *plan.rest)})
     scopes = scopes_of(plan.asked, batch.batch_id, flags.tags)
     prospect = Prospect(plan.asked, plan.done, plan.rest, known_lengths, scopes)
@@ -223,7 +234,7 @@ async def _work(  # noqa: PLR0913, PLR0917 - everything a run needs is made abov
         planner.lines(),
         is_done=out.done.contains,
         outstanding=follow.outstanding,
-        done=plan.done_later,
+        done=plan.done_unread,
     )
     processes = flags.processes if session.server or flags.with_worker else 0
     crew = Crew(
@@ -284,6 +295,14 @@ async def _limit_nusd(session: Session, flags: Flags, known: Sidecar | None) -> 
     return min(overall if own is None else [own, *overall], default=None)
 
 
+def _content(planner: Planner, session: Session, known: Sidecar | None, flags: Flags, screen: Screen) -> Content:
+    """Look whether the input is what an earlier run compared; --redo compares anew."""
+    is_ours = known is not None and known.namespace == session.namespace and not flags.redo
+    before = known.compared if known and is_ours else None
+    with ended_by_ctrl_c():
+        return Content(planner.source, planner.digest(), before, screen.tell)
+
+
 def _judge(
     planner: Planner,
     flags: Flags,
@@ -291,9 +310,10 @@ def _judge(
     *,
     limit_nusd: int | None,
     is_done: Callable[[str], bool] = lambda _: False,
+    content: Content | None = None,
 ) -> Plan:
     with ended_by_ctrl_c():
-        plan = planner.judge(limit_nusd=limit_nusd, on_lines=screen.reading, is_done=is_done)
+        plan = planner.judge(limit_nusd=limit_nusd, on_lines=screen.reading, is_done=is_done, content=content)
     source = planner.path
     report = bad_line_report(source, plan.summary, advice=plan.misfits.advice() if plan.misfits else "")
     if report and flags.lines.skip_invalid:

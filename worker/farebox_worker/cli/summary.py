@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from farebox.connection import shown
 from farebox.ledger import Limit, Scope
 from farebox.money import dollars_from_nusd, usd_from_nusd
+from farebox_worker.cli.by_model import causes, model_table, models_json
 from farebox_worker.files.tally import Tally
 from farebox_worker.limits import doubted, in_words, money_line, raise_command, room_again
 from farebox_worker.run.forecast import Cost
@@ -69,14 +70,8 @@ def ending_json(ending: Ending, plan: Plan) -> dict[str, object]:
         "reused_saved_usd": usd_from_nusd(tally.reused_nusd),
         "truncated": tally.finishes["truncated"],
         "finishes": dict(tally.finishes),
-        "by_model": {
-            ref: {"jobs": model.jobs, "failed": model.failed, "input_tokens": model.input_tokens,
-                  "output_tokens": model.output_tokens, "cost_nusd": model.cost_nusd,
-                  "cost_usd": usd_from_nusd(model.cost_nusd), "saved_nusd": model.saved_nusd,
-                  "saved_usd": usd_from_nusd(model.saved_nusd), "p50_ms": model.latency.share_ms(0.5),
-                  "p95_ms": model.latency.share_ms(0.95)}
-            for ref, model in tally.models.items()
-        },
+        "invalid": tally.invalid,
+        "by_model": models_json(tally),
         "skipped": plan.summary.bad,
         "lines": plan.summary.good,
         "left_cost": cost_fields(ending.ahead),
@@ -107,9 +102,9 @@ def print_ending(ending: Ending, plan: Plan, out: Path, source: Path, *, flags: 
         f"  ({ending.wall_s:,.1f} s, batch {ending.batch_id})", soft_wrap=True,
     )  # fmt: skip
     if tally.models:
-        console.print(_by_model(ending))
+        console.print(model_table(tally))
     console.print(_money(ending.scope), soft_wrap=True)
-    for note in _notes(ending, plan, flags):
+    for note in _notes(ending, plan, out, flags):
         console.print(note, markup=False, soft_wrap=is_whole)
     if plan.lines_left_for_later:
         console.print(_what_is_left_out(ending, plan), markup=False, soft_wrap=is_whole)
@@ -130,33 +125,12 @@ def _shown(word: str) -> str:
     return f"{flag}={shown(value)}" if equals and "://" in value else word
 
 
-def _by_model(ending: Ending) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    saves = any(model.saved_nusd for model in ending.tally.models.values())
-    columns = ("model", "jobs", "failed", "p50", "p95", "tokens in", "tokens out", "cost")
-    for name in (*columns, "saved") if saves else columns:
-        table.add_column(name, justify="left" if name == "model" else "right", no_wrap=name != "model")
-    for ref, model in sorted(ending.tally.models.items()):
-        table.add_row(
-            ref or "?", f"{model.jobs:,}", f"{model.failed:,}" if model.failed else "",
-            _seconds(model.latency.share_ms(0.5)), _seconds(model.latency.share_ms(0.95)), f"{model.input_tokens:,}",
-            f"{model.output_tokens:,}", dollars_from_nusd(model.cost_nusd),
-            *([dollars_from_nusd(model.saved_nusd)] if saves else []),
-        )  # fmt: skip
-    return table
-
-
-def _seconds(ms: int | None) -> str:
-    """Write how long a call took."""
-    return "" if ms is None else f"{ms} ms" if ms < 1000 else f"{ms / 1000:.1f} s"
-
-
 def _money(scope: Scope) -> str:
     budget = "" if scope.limit_nusd is not None else ", no budget of its own"
     return f"{money_line(scope)}{budget}"
 
 
-def _notes(ending: Ending, plan: Plan, flags: str) -> list[str]:
+def _notes(ending: Ending, plan: Plan, out: Path, flags: str) -> list[str]:
     tally = ending.tally
     notes = []
     notes += _saved(tally)
@@ -169,16 +143,32 @@ def _notes(ending: Ending, plan: Plan, flags: str) -> list[str]:
         if tally.finishes[finish]:
             answers = "1 answer was" if tally.finishes[finish] == 1 else f"{tally.finishes[finish]:,} answers were"
             notes.append(f"{answers} {words}.")
+    notes += _misfits(tally, out, flags)
     if ending.capped_by_default:
         notes.append(f"{ending.capped_by_default:,} lines named no output cap and got the default (--max-tokens).")
-    for code, count in tally.failures.most_common(10):
-        if count:
-            notes.append(f"{count:,} failed, {code}: {tally.examples[code][:200]}")
+    notes += causes(tally)
+    if tally.outcomes["failed"] and not ending.reason:  # a reason says it, where it helps
+        notes.append(f"What failed is asked again after `farebox retry {_name(out)}{flags}` by the same command.")
     if tally.outcomes["cancelled"]:
         notes.append(f"{tally.outcomes['cancelled']:,} were cancelled before they were sent.")
     if plan.summary.bad:
         notes.append(f"{plan.summary.bad:,} bad lines were left out.")
     return [*notes, *_doubts(ending.scope, flags), *ending.paused]
+
+
+def _misfits(tally: Tally, out: Path, flags: str) -> list[str]:
+    """Say how many answers do not match the schema, with one of them; they are kept, for they are paid."""
+    if not tally.invalid:
+        return []
+    answers = "1 answer does" if tally.invalid == 1 else f"{tally.invalid:,} answers do"
+    return [
+        f"{answers} not match the schema, marked `invalid` in {out.name}: {tally.misfit[:200]}",
+        f"They are asked again, and paid again, after `farebox retry {_name(out)} --class invalid{flags}` by the same command.",
+    ]
+
+
+def _name(path: Path) -> str:
+    return shlex.quote(os.path.relpath(path))
 
 
 def _doubts(scope: Scope, flags: str) -> list[str]:

@@ -8,12 +8,15 @@ import sys
 from dataclasses import replace
 
 import click
+from rich.console import Console
 
 from farebox.batch import Batch, Progress, list_batches
 from farebox.ledger import GLOBAL
 from farebox.money import dollars_from_nusd
+from farebox_worker.cli.by_model import causes, model_table, models_json, tally_of
 from farebox_worker.cli.options import common, json_option, print_json, run_async, say
 from farebox_worker.cli.summary import money_fields
+from farebox_worker.files.tally import Tally
 from farebox_worker.limits import in_words, money_line, raise_command
 from farebox_worker.run.forecast import Cost, Outlook, look_ahead
 from farebox_worker.run.screen import Screen
@@ -51,12 +54,15 @@ async def _watch(settings: Settings, name: str | None, *, is_quiet: bool, as_jso
             say("nothing to watch: every batch is complete, or there is none. `farebox batches` lists them.")
         with Screen(is_quiet=is_quiet, plain_after_s=1.0) as screen:
             last, limits = await _follow(session, names, screen, is_one=name is not None)
+        told = last if as_json or not is_quiet else []
+        tallies = [await tally_of(Batch(session.redis, one.batch_id, namespace=session.namespace)) for one in told]
     code = 4 if limits else 3 if any(one.failed or one.cancelled_jobs for one in last) else 0
     if as_json:
-        print_json({"batches": [_json(one) for one in last], "parked": bool(limits), "exit_code": code})
+        ended = [_json(one) | {"by_model": models_json(tally)} for one, tally in zip(last, tallies, strict=True)]
+        print_json({"batches": ended, "parked": bool(limits), "exit_code": code})
     if not is_quiet:
-        for one in last:
-            say(_told(one, flags_from_here(settings)))
+        for one, tally in zip(last, tallies, strict=True):
+            _print_end(one, tally, flags_from_here(settings))
         for limit, need in sorted(limits.items()):
             say(
                 f"parked at {in_words(limit)}: the next job needs {dollars_from_nusd(need)}; "
@@ -118,6 +124,18 @@ async def _needs(batches: list[Batch]) -> dict[str, int]:
         for _, limit, need in await batch.parked():
             needs[limit] = min(need, needs.get(limit, need))
     return needs
+
+
+def _print_end(one: Progress, tally: Tally, flags: str) -> None:
+    """Tell how a batch ended, and what each model did as far as its results are still on the bus."""
+    say(_told(one, flags))
+    console = Console(stderr=True, highlight=False)
+    if counted := sum(tally.outcomes.values()):
+        if counted < one.finished:
+            say(f"of the {counted:,} results that are newest and not collected:")
+        console.print(model_table(tally))
+    for cause in causes(tally):
+        console.print(cause, markup=False, soft_wrap=not console.is_terminal)
 
 
 def _told(one: Progress, flags: str) -> str:

@@ -10,6 +10,7 @@ import logging
 import random
 import secrets
 import time
+from collections import Counter
 from collections.abc import Awaitable
 from dataclasses import replace
 
@@ -28,6 +29,7 @@ from farebox_worker.bus.settle import Settlement
 from farebox_worker.clock import clock
 from farebox_worker.dispatch.balance import Balance
 from farebox_worker.dispatch.doorbells import Doorbells
+from farebox_worker.dispatch.first_calls import FirstCalls
 from farebox_worker.dispatch.moves import Moves
 from farebox_worker.dispatch.pacing import Pacing
 from farebox_worker.dispatch.recent import Recent
@@ -86,6 +88,7 @@ class Dispatch:
         self.unreachable: dict[str, float] = {}
         self.complete = self.failed = self.retried = 0
         self._is_stopping = self._is_halted = False
+        self._first_calls = FirstCalls()
         self._pacing = Pacing(tongue, routes, settings.providers)
         self.recent = Recent()
         self.witness = Witness()
@@ -96,6 +99,7 @@ class Dispatch:
             tongue,
             outage,
             results_ttl_ms=settings.retention.results_ttl_ms,
+            on_sent=self.bells.ring,
             on_settled=self._on_settled,
         )
 
@@ -116,10 +120,10 @@ class Dispatch:
         """Learn which lanes there are: all of them, or those of the one batch this process serves."""
         redis, keys = self._tongue.redis, self._tongue.keys
         if self.only_batch:
-            flows = await redis.smembers(keys.flows(self.only_batch))  # type: ignore[misc]
+            flows = await redis.smembers(keys.flows(self.only_batch))
             found = {keys.parts_of_flow(flow.decode())[2] for flow in flows}
         else:
-            found = {lane.decode(errors="replace") for lane in await redis.smembers(keys.lanes)}  # type: ignore[misc]
+            found = {lane.decode(errors="replace") for lane in await redis.smembers(keys.lanes)}
         if found != self.lanes:
             self.lanes = found
             if not self.only_batch:
@@ -146,6 +150,7 @@ class Dispatch:
                 return
             has_room = bool(asks) or not self.in_flight
             pause_s = min(HEAL_S, self.balance.again_in_s) * (0.75 + random.random() / 2)
+            pause_s = min(pause_s, self._first_calls.again_in_s)
             if found.due_in_s is not None:
                 pause_s = min(pause_s, max(0.001, found.due_in_s))
             await self.bells.sleep(pause_s, has_room=has_room)
@@ -158,8 +163,10 @@ class Dispatch:
         self.bells.ring()
 
     def halt(self) -> None:
-        """Stop, and send nothing more of what is admitted either."""
+        """Stop, and send nothing more of what is admitted either, nor of what has no connection yet."""
         self._is_halted = True
+        for one in self.running.values():
+            one.deadline = 0.0
         self.stop()
 
     async def abort_cancelled(self) -> None:
@@ -179,10 +186,15 @@ class Dispatch:
 
     def _asks(self) -> list[Ask]:
         asks = []
+        leaving = Counter(self._tongue.keys.parts_of_flow(settlement.flow)[2] for settlement in self.settler.group)
         for lane in self.lanes:
             route = self._routes.find(lane)
-            slots = min(self._worker.concurrency - self._in_flight.get(lane, 0), MOST_PER_CLAIM)
-            if route is not None and slots > 0:
+            slots = min(self._worker.concurrency - self._in_flight.get(lane, 0) + leaving[lane], MOST_PER_CLAIM)
+            if route is None:
+                continue
+            few = self._first_calls.room(route.entry.provider_id, self.lanes, self._in_flight)
+            slots = slots if few is None else min(slots, few)
+            if slots > 0:
                 asks.append(Ask(lane, slots, route.entry.max_concurrency or 0))
         return asks
 
@@ -274,6 +286,7 @@ class Dispatch:
         if self._is_halted:
             one.deadline = 0.0
         self.witness.sent(one)
+        self._first_calls.sent(one.route.entry.provider_id)
         began_s = time.monotonic()
         try:
             settlement, verdict = await sending.send(one, timeout_s=timeout_s, max_attempts=self._worker.max_attempts)
@@ -283,6 +296,9 @@ class Dispatch:
             settlement, verdict = endings.broken(one, error), None
         took_s = time.monotonic() - began_s
         self.witness.called(one, settlement, verdict, took_s)
+        is_let_in = verdict is None or (verdict.action != "stop_provider" and verdict.failure_class != "unreachable")
+        if is_let_in and self._first_calls.let_in(one.route.entry.provider_id):
+            self.bells.ring()
         if verdict is None and settlement.action == "finish":
             self.balance.answered(one.route.lane, took_s)
         words = self._pacing.felt(one, settlement, verdict, took_s)

@@ -71,11 +71,11 @@ class Doorbells:
             await self._has_room.wait()
             bells = self._bells()
             try:
-                heard = await self._redis.blpop(bells, timeout=BELL_WAIT_S) if bells else None  # type: ignore[misc]
+                heard = await self._redis.blpop(bells, BELL_WAIT_S) if bells else None
                 if not bells:
                     await asyncio.sleep(AGAIN_S)
                 if heard and not self._has_room.is_set():
-                    await self._redis.rpush(heard[0], heard[1])  # type: ignore[misc]
+                    await self._redis.rpush(heard[0], heard[1])
                 elif heard:
                     self.ring()
             except (RedisError, OSError) as error:
@@ -94,10 +94,16 @@ class Doorbells:
                 async with self._redis.pubsub() as channel:
                     await channel.subscribe(self._keys.control)
                     await on_message("hello")
+                    is_asked = False
                     while True:
                         message = await channel.get_message(ignore_subscribe_messages=True, timeout=BELL_WAIT_S)
-                        if message:
+                        if message and message["type"] == "message":
                             await on_message(message["data"].decode())
+                        if message is None:  # a peer that vanished without a word is silent too
+                            if is_asked:
+                                raise TimeoutError("the connection of control messages is dead")
+                            await channel.ping()
+                        is_asked = message is None
             except (RedisError, OSError) as error:
                 self._outage.begin(error)
                 await asyncio.sleep(AGAIN_S)

@@ -70,10 +70,10 @@ class Moves:
             unserved = not any(self._serves(lane, batch, served) for batch in batches)
             pause = pauses.get(lane)
             if pause is None and not unserved:
-                await redis.hdel(keys.lane(lane), "away_since")  # type: ignore[misc]
+                await redis.hdel(keys.lane(lane), "away_since")
                 continue
-            await redis.hsetnx(keys.lane(lane), "away_since", str(now_ms))  # type: ignore[misc]
-            since = await redis.hget(keys.lane(lane), "away_since")  # type: ignore[misc]
+            await redis.hsetnx(keys.lane(lane), "away_since", str(now_ms))
+            since = await redis.hget(keys.lane(lane), "away_since")
             for_ms = now_ms - int(since or now_ms)
             alone = unserved and batches == {self._only_batch}  # nobody else will come
             if alone or for_ms >= self._after_ms or (pause and _lasts(pause, now_ms, self._after_ms)):
@@ -87,10 +87,10 @@ class Moves:
         total = stayed = barren = 0
         goals: dict[str, int] = defaultdict(int)
         while barren < BARREN_SLICES:
-            ids = await redis.zrangebyscore(flow, "-inf", now_ms, start=stayed, num=SLICE)
-            if not ids:
+            found = await redis.zrangebyscore(flow, "-inf", now_ms, start=stayed, num=SLICE)
+            if not found:
                 break
-            ids, choices = await self._movable.read([one.decode() for one in ids], lane)
+            ids, choices = await self._movable.read([one.decode() for one in found], lane)
             open_lanes = await self._open({one for lanes in choices for one in lanes}, batch, served)
             by_goal: dict[str, list[str]] = defaultdict(list)
             onward: set[str] = set()

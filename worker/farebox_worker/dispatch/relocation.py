@@ -32,7 +32,7 @@ class Relocation:
 
     async def flows(self) -> list[str]:
         """The flows that are noted as holding such jobs."""
-        found = await self._tongue.redis.smembers(f"{self._tongue.keys.prefix}{self._kind}")  # type: ignore[misc]
+        found = await self._tongue.redis.smembers(f"{self._tongue.keys.prefix}{self._kind}")
         return sorted(flow.decode() for flow in found)
 
     async def forget_if_empty(self, flow: str) -> None:

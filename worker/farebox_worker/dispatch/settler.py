@@ -37,19 +37,29 @@ class Settler:
         tongue: where to settle.
         outage: told when the server is away.
         results_ttl_ms: how long results are kept.
+        on_sent: told when a group goes on its way.
         on_settled: told of each acknowledged settlement and its word ("done", "money", "repeat").
 
     Attributes:
+        group: what is being written now.
         group_jobs, group_s: how large acknowledged groups were, and how long they took to be acknowledged.
     """
 
     def __init__(
-        self, tongue: Tongue, outage: Outage, *, results_ttl_ms: int, on_settled: Callable[[Settlement, str], None]
+        self,
+        tongue: Tongue,
+        outage: Outage,
+        *,
+        results_ttl_ms: int,
+        on_settled: Callable[[Settlement, str], None],
+        on_sent: Callable[[], None] = lambda: None,
     ) -> None:
         self._tongue = tongue
         self._outage = outage
         self._results_ttl_ms = results_ttl_ms
+        self._on_sent = on_sent
         self._on_settled = on_settled
+        self.group: list[Settlement] = []
         self._queue: deque[Settlement] = deque()
         self._filled = asyncio.Event()
         self._pending = 0
@@ -86,13 +96,15 @@ class Settler:
                 await self._filled.wait()
             if len(self._queue) < GROUP_JOBS:
                 await asyncio.sleep(LINGER_S)
-            group = self._next_group()
+            self.group = self._next_group()
+            self._on_sent()
             try:
-                await self._settle(group)
+                await self._settle(self.group)
             except LedgerError:
-                self._queue.extendleft(reversed(group))
+                self._queue.extendleft(reversed(self.group))
                 raise
-            await asyncio.sleep(0)  # the claim for the freed slots goes first: its jobs are prepared meanwhile
+            finally:
+                self.group = []
 
     def _next_group(self) -> list[Settlement]:
         group: list[Settlement] = []

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from farebox.commands import Redis
 from farebox.connection import connect
 from farebox.errors import ConfigError, ServerError
 from farebox.ledger import Ledger

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from farebox.batch import FULL_SHARE
+from farebox.commands import Redis
 from farebox.connection import check_server, shown
 from farebox.errors import ServerError
 from farebox.sentinel import primary_of

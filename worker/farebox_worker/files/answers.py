@@ -50,6 +50,7 @@ class _Own(msgspec.Struct, omit_defaults=True, kw_only=True):
     price_version: str
     capped_by_default: bool = False
     reused_from: str = ""
+    invalid: str = ""
 
 
 class _OutputLine(msgspec.Struct):
@@ -64,18 +65,18 @@ _encode = msgspec.json.Encoder().encode
 _check_json = msgspec.json.Decoder(msgspec.Raw).decode
 
 
-def output_line(job_id: str, result: Result, batch_id: str = "") -> bytes:
+def output_line(job_id: str, result: Result, batch_id: str = "", invalid: str = "") -> bytes:
     """Write a result as one JSON line with its newline.
 
     `response` is null when nothing came back over HTTP, `error` is null when the job succeeded.
-    `cost_usd` is the exact decimal of `cost_nusd`.
+    `cost_usd` is the exact decimal of `cost_nusd`; `invalid` says why the answer does not match the schema.
     """
     line = _OutputLine(
         f"farebox-{job_id.rpartition(':')[2]}",
         result.custom_id,
         _response(result),
         _error(result),
-        _own(job_id, result, batch_id),
+        _own(job_id, result, batch_id, invalid),
     )
     return _encode(line) + b"\n"
 
@@ -95,7 +96,7 @@ def _error(result: Result) -> _Error | None:
 _ENDED = {"failed": "failed", "cancelled": "was cancelled"}
 
 
-def _own(job_id: str, result: Result, batch_id: str) -> _Own:
+def _own(job_id: str, result: Result, batch_id: str, invalid: str) -> _Own:
     return _Own(
         job=job_id,
         batch=batch_id,
@@ -116,6 +117,7 @@ def _own(job_id: str, result: Result, batch_id: str) -> _Own:
         price_version=result.price_version,
         capped_by_default=result.capped_by_default,
         reused_from=result.reused_from,
+        invalid=invalid,
     )
 
 

@@ -33,23 +33,29 @@ class _Error(msgspec.Struct):
     message: str = ""
 
 
+class _Own(msgspec.Struct):
+    invalid: str = ""
+
+
 class _OutLine(msgspec.Struct):
     response: _Response | None = None
     error: _Error | None = None
+    farebox: _Own = msgspec.field(default_factory=_Own)
 
 
 _decode = msgspec.json.Decoder(_OutLine).decode
 
 
 def answer_and_error(line: bytes | None) -> tuple[str, str]:
-    """Read what an output line says: the answer's text (what it calls, where it says nothing), or the error."""
+    """Read what an output line says: the answer's text (what it calls, where it says nothing), and what is wrong."""
     if line is None:
         return "", ""
     said = _decode(line)
     if said.error:
         return "", f"{said.error.code}: {said.error.message}"
     body = bytes(said.response.body) if said.response else b""
-    return said_text(body) or "\n".join(f"{name}({arguments})" for _, name, arguments in said_tool_calls(body)), ""
+    flaw = f"invalid: {said.farebox.invalid}" if said.farebox.invalid else ""
+    return said_text(body) or "\n".join(f"{name}({arguments})" for _, name, arguments in said_tool_calls(body)), flaw
 
 
 def answer_columns(source: Source, column: str, models: Sequence[str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from functools import lru_cache
 
 _STEP = 1.05  # each bucket is so much wider than the one before
 
@@ -32,6 +33,7 @@ class Latencies:
         raise AssertionError("all calls are more than a share of them")
 
 
+@lru_cache
 def _bucket(ms: int) -> int:
     return math.floor(math.log(ms, _STEP)) + 1 if ms > 0 else 0
 

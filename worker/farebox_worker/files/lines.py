@@ -8,7 +8,7 @@ provider.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -47,6 +47,7 @@ class ResolvedModel(Protocol):
 Resolve = Callable[[str, str | None], ResolvedModel]
 Opener = Callable[[], BinaryIO]
 Found = bytes | Members | FareboxError | None  # a line as it was read; None when it was too large
+IsKnown = Callable[[int, str, str, int], bool]  # a line's number, custom_id, own model's name ("": none) and bytes
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -76,6 +77,8 @@ def read_jobs(  # noqa: PLR0913 - the flags of `farebox run` and `submit` that s
     spread: bool = False,
     check: Callable[[Job], object] | None = None,
     is_judged: bool = False,
+    is_known: IsKnown | None = None,
+    without: Container[int] = (),
     wording: Wording | None = None,
     format_: Format = "jsonl",
     opener: Opener | None = None,
@@ -96,6 +99,8 @@ def read_jobs(  # noqa: PLR0913 - the flags of `farebox run` and `submit` that s
         spread: each line's model and its fallbacks are equals.
         check: raises a FareboxError for a job that cannot run (no price, untranslatable, never fits).
         is_judged: which lines bear an id that another has is known already, and is not found out again.
+        is_known: told of a good line what `glance` finds in it; where it says so the line is passed over.
+        without: numbers of lines that are passed over unread.
         wording: what flags add to lines.
         format_: `csv` for a table.
         opener: opens the input in binary mode, for what is no file.
@@ -115,7 +120,8 @@ def read_jobs(  # noqa: PLR0913 - the flags of `farebox run` and `submit` that s
     try:
         with (opener or Source(Path(path)).open)() as file:
             for number, found in _rows(file, path, wording) if format_ == "csv" else _numbered(file):
-                yield from judge.lines(number, found)
+                if number not in without and not (is_known and judge.passes(number, found, is_known)):
+                    yield from judge.lines(number, found)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     except ArchiveError as error:
@@ -218,6 +224,30 @@ class _Judge:
             return
         for name in self._models or (None,):
             yield self._line(number, custom_id, asked, name)
+
+    def passes(self, number: int, found: Found, is_known: IsKnown) -> bool:
+        """Ask of a line whether it is known; its custom id is taken all the same."""
+        if (seen := self._glance(found)) is None:
+            return False
+        custom_id, model, size = seen
+        custom_id = custom_id or f"line-{number}"
+        if not is_known(number, custom_id, model, size):
+            return False
+        if self.first_lines is not None:
+            self.first_lines.add(custom_id, number)
+        return True
+
+    def _glance(self, found: Found) -> tuple[str, str, int] | None:
+        """Read no more of a line than its id, its model and its size; None where that is not enough."""
+        if isinstance(found, bytes) and self._wording.template is None:
+            seen = shape.glance(found)
+            return seen and (*seen, len(found))
+        if not isinstance(found, dict):
+            return None
+        try:
+            return self._wording.row_id(found), "", sum(map(len, found.values()))
+        except FareboxError:
+            return None
 
     def _line(self, number: int, custom_id: str, asked: _Asked, name: str | None) -> Line:
         is_one_of_many = len(self._models) > 1

@@ -38,6 +38,18 @@ class _OwnMembers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fallbacks: tuple[str, ...] | None = None
 
 
+class _Named(msgspec.Struct, frozen=True):
+    model: str = ""
+
+
+class _Glance(msgspec.Struct, frozen=True):
+    custom_id: str = ""
+    model: str = ""
+    body: _Named = _Named()
+    params: _Named = _Named()
+
+
+_decode_glance = msgspec.json.Decoder(_Glance).decode
 _decode_members = msgspec.json.Decoder(Members).decode
 _decode_text = msgspec.json.Decoder(str).decode
 _decode_own = msgspec.json.Decoder(_OwnMembers).decode
@@ -67,6 +79,18 @@ def _not_json(raw: bytes, reason: str) -> str:
     if "truncated" in reason:
         return "not JSON: the line ends too early"
     return f"not JSON: {reason.removeprefix('JSON is malformed: ')}"
+
+
+def glance(raw: bytes) -> tuple[str, str] | None:
+    """Read the custom id and the model of a good line, "" where it has none, at a tenth of what judging it takes.
+
+    None where that cannot be; whatever else the line holds is not looked at.
+    """
+    try:
+        seen = _decode_glance(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return seen.custom_id, seen.model or seen.body.model or seen.params.model
 
 
 def is_batch(members: Members) -> bool:

@@ -17,6 +17,7 @@ from typing import BinaryIO, Self
 
 from farebox.errors import FareboxError
 from farebox_worker.files.durable import sync_directory, write_all
+from farebox_worker.files.fit import Fit
 from farebox_worker.files.line_index import LineIndex
 from farebox_worker.files.lock import FLAGS, has_name, open_locked, refuse_unfit
 from farebox_worker.files.tally import Tally
@@ -53,6 +54,7 @@ class OutputFile:
         path: the file, symbolic links resolved.
         done: the jobs that have their line; `job_id in done`, `done.outcome(job_id)`.
         synced_length: in bytes, what is on the disk for certain.
+        fit: judges the answers that are written; None where no schema was asked for.
     """
 
     def __init__(self, path: Path, fd: int, name_now: NameNow | None = None) -> None:
@@ -60,6 +62,7 @@ class OutputFile:
         self._name_now = name_now
         self.done = Written()
         self.synced_length = 0
+        self.fit: Fit | None = None
         self._length = 0
         self._fd = fd
         self._broken = False
@@ -135,14 +138,22 @@ class OutputFile:
 
         Raises: OutputError as `append` does, and when the file was changed, moved or deleted by something else.
         """
+        self.flush()
+        self.keep()
+
+    def flush(self) -> None:
+        """Do the part of `sync` that waits for the disk, in another thread if need be; the rest is to `keep` it."""
         self._refuse_broken()
         if self._length == self.synced_length:
             return
         self._refuse_changed()
         with self._cutting_back():
             os.fsync(self._fd)
-            self.done.keep()
             self.synced_length = self._length
+
+    def keep(self) -> None:
+        """Make final in `done` what was flushed, in the thread of those who ask it: its tables belong to one."""
+        self.done.keep()
 
     def rewrite_without(self, job_ids: Collection[str]) -> int:
         """Take out the lines of these jobs, which will be asked again; return how many were taken out.

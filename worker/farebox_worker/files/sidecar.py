@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import msgspec
 
 from farebox.errors import InputError
+from farebox_worker.files.content import Compared
 from farebox_worker.files.durable import replace_file
 
 VERSION = 1
@@ -21,7 +22,9 @@ class Sidecar(msgspec.Struct, frozen=True, kw_only=True):
     """What `OUT.farebox` says, as a JSON object; unknown members of a later version are passed over.
 
     `data_dir` is the embedded server's directory, `redis_url` a shared server without its password: one of the two
-    is null. Paths are absolute, `created` bears its zone.
+    is null. Paths are absolute, `created` bears its zone. `schema` is the one that answers are judged by. `compared` is
+    the input as it was when all that was submitted of it was known to be as its lines say; null where that cannot be
+    said.
     """
 
     version: int = VERSION
@@ -32,6 +35,8 @@ class Sidecar(msgspec.Struct, frozen=True, kw_only=True):
     created: datetime
     data_dir: str | None = None
     redis_url: str | None = None
+    schema: dict[str, object] | None = None
+    compared: Compared | None = None
 
     def __post_init__(self) -> None:
         """Refuse what would lead elsewhere when the command is run in another directory."""

@@ -51,7 +51,18 @@ class Source:
 
     def open(self) -> BinaryIO:
         """Open it from the start, decompressed. Raises: OSError; reading raises ArchiveError too."""
-        return unpacked(self.spool.open() if self.spool else self.path.open("rb", buffering=_BUFFER_BYTES))
+        return unpacked(self.raw())
+
+    def raw(self) -> BinaryIO:
+        """Open it from the start as it is. Raises: OSError."""
+        return self.spool.open() if self.spool else self.path.open("rb", buffering=_BUFFER_BYTES)
+
+    def stamp(self) -> tuple[int, ...]:
+        """What changes when somebody writes to the file, or puts another in its place. Raises: OSError."""
+        if self.spool:
+            return ()
+        status = self.path.stat()
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def take(path: Path, format_: Format | None = None, *, tell: Callable[[str], object] = lambda _: None) -> Source:
@@ -133,9 +144,20 @@ class _From(io.RawIOBase):
         return len(piece)
 
 
+def begin(file: BinaryIO) -> bytes:
+    """Look at the next four bytes, or what is left of them."""
+    head: bytes = file.peek(4)[:4]  # type: ignore[attr-defined]
+    return head
+
+
+def is_archive(head: bytes) -> bool:
+    """Tell a compressed file by its first four bytes."""
+    return head.startswith((_GZIP, _ZSTD))
+
+
 def unpacked(file: BinaryIO) -> BinaryIO:
     """Return the file, or what it holds when its first bytes say that it is compressed."""
-    head = file.peek(4)[:4]  # type: ignore[attr-defined]
+    head = begin(file)
     if head.startswith(_GZIP):
         return io.BufferedReader(_Gunzipped(file), _BUFFER_BYTES)
     if head == _ZSTD:

@@ -47,7 +47,7 @@ class ModelTotals:
 class Summary:
     """What a file holds. `first_bad` has the first 20 bad lines, `models` the good lines by model_ref.
 
-    With several models a line counts once for each, but once in `lines`.
+    With several models a line counts once for each, but once in `lines`; `last_line` is the number of the last.
 
     `alike` counts the bad lines right after those 20 that say the same as the last of them, to line `alike_to`.
     """
@@ -59,7 +59,7 @@ class Summary:
     models: dict[str, ModelTotals] = field(default_factory=dict)
     alike: int = 0
     alike_to: int = 0
-    _last: int = 0
+    last_line: int = 0
 
     @property
     def bad(self) -> int:
@@ -69,8 +69,8 @@ class Summary:
     def add(self, line: Line) -> None:
         """Count one line."""
         self.total += 1
-        self.lines += line.number != self._last
-        self._last = line.number
+        self.lines += line.number != self.last_line
+        self.last_line = line.number
         if line.job is None:
             if len(self.first_bad) < SHOWN:
                 self.first_bad.append(line)
@@ -78,9 +78,21 @@ class Summary:
                 self.alike, self.alike_to = self.alike + 1, line.number
             return
         self.good += 1
-        totals = self.models.get(line.job.model_ref) or self.models.setdefault(line.job.model_ref, ModelTotals())
+        self._count(line.job.model_ref, len(line.job.body))
+
+    def add_known(self, number: int, model_refs: Sequence[str], body_bytes: int) -> None:
+        """Count a good line that was not read, asked of these models."""
+        self.total += len(model_refs)
+        self.good += len(model_refs)
+        self.lines += 1
+        self.last_line = number
+        for model_ref in model_refs:
+            self._count(model_ref, body_bytes)
+
+    def _count(self, model_ref: str, body_bytes: int) -> None:
+        totals = self.models.get(model_ref) or self.models.setdefault(model_ref, ModelTotals())
         totals.jobs += 1
-        totals.body_bytes += len(line.job.body)
+        totals.body_bytes += body_bytes
 
 
 def summarize(lines: Iterable[Line]) -> Summary:

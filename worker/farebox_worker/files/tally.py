@@ -36,15 +36,20 @@ class Note(msgspec.Struct, frozen=True):
     error_message: str = ""
     latency_ms: int = 0
     reused_from: str = ""
+    invalid: str = ""
 
 
 @dataclass(slots=True)
 class ModelTally:
-    """One model's part. Money in nano-dollars; `latency` is of the calls that answered."""
+    """One model's part. Money in nano-dollars; `latency` is of the calls that answered.
+
+    `invalid` are answers that do not match the schema.
+    """
 
     jobs: int = 0
     answered: int = 0
     failed: int = 0
+    invalid: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
     cost_nusd: int = 0
@@ -56,8 +61,9 @@ class ModelTally:
 class Tally:
     """The counts; every note that was counted can be taken out again.
 
-    `examples` keeps one message per cause, `served` the tiers that served the jobs that asked for flex. `reused` are
-    answers of identical jobs, and `reused_nusd` what those had cost, in nano-dollars.
+    `examples` keeps one message per cause, `misfit` what is wrong with one of the answers that do not match, `served`
+    the tiers that served the jobs that asked for flex. `reused` are answers of identical jobs, and `reused_nusd` what
+    those had cost, in nano-dollars.
     """
 
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -65,6 +71,7 @@ class Tally:
     failures: Counter[str] = field(default_factory=Counter)
     served: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
+    misfit: str = ""
     models: dict[str, ModelTally] = field(default_factory=dict)
     reused: int = 0
     reused_nusd: int = 0
@@ -77,12 +84,15 @@ class Tally:
         if note.outcome == "failed":
             self.failures[note.error_code] += by
             self.examples.setdefault(note.error_code, note.error_message)
-        model = self.models.setdefault(note.model_ref, ModelTally())
+        self.misfit = self.misfit or note.invalid
+        model = self.models.get(note.model_ref) or self.models.setdefault(note.model_ref, ModelTally())
+        usage = note.usage
         model.jobs += by
         model.answered += by * (note.outcome == "succeeded")
         model.failed += by * (note.outcome == "failed")
-        model.input_tokens += by * note.usage.input_tokens
-        model.output_tokens += by * note.usage.output_tokens
+        model.invalid += by * bool(note.invalid)
+        model.input_tokens += by * usage.input_tokens
+        model.output_tokens += by * usage.output_tokens
         model.cost_nusd += by * note.cost_nusd
         if note.reused_from:
             self.reused += by
@@ -93,6 +103,11 @@ class Tally:
             model.latency.count(note.latency_ms, by)
         if note.tier != "standard" and note.outcome == "succeeded":
             self.served[note.served_tier or "untold"] += by
+
+    @property
+    def invalid(self) -> int:
+        """Answers that do not match the schema they were asked in."""
+        return sum(model.invalid for model in self.models.values())
 
     @property
     def input_tokens(self) -> int:

@@ -22,12 +22,14 @@ class Template:
     """A text with places for fields.
 
     Attributes:
+        text: itself.
         names: the fields it needs, in order, each once.
 
     Raises: InputError when its braces do not match.
     """
 
     def __init__(self, text: str) -> None:
+        self.text = text
         self._texts: list[str] = [""]
         places: list[str] = []
         end = 0

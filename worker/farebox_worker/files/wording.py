@@ -14,6 +14,7 @@ import msgspec
 from farebox.errors import InputError
 from farebox.records import Api
 from farebox.schema import Json, asked_in
+from farebox_worker.files.fit import Fit
 from farebox_worker.files.members import Members
 from farebox_worker.files.template import Template, field_text
 
@@ -53,8 +54,16 @@ class Wording:
         self.template = template
         self.id_column = id_column
         self._system = msgspec.Raw(_encode(system)) if system else None
-        self._schema = schema
+        self.schema = schema
+        self._schema_name = schema_name
         self._formats = cache(lambda api: _raw_members(asked_in(schema or {}, schema_name, api)))
+
+    @property
+    def said(self) -> tuple[str, ...]:
+        """All that is said, as texts that stand for it."""
+        template = self.template.text if self.template else ""
+        schema = msgspec.json.encode((self.schema, self._schema_name), order="sorted").decode()
+        return template, self.id_column, str(bytes(self._system or b"")), schema
 
     def is_row(self, members: Members) -> bool:
         """Tell a row of data, whose fields fill the template, from a line that says what to ask."""
@@ -75,11 +84,11 @@ class Wording:
 
     def complete(self, api: Api, body: Members) -> None:
         """Add the system message and the schema to a body that lacks them. Raises: InputError where it cannot be."""
-        if api == "embeddings" and (self._system or self._schema):
+        if api == "embeddings" and (self._system or self.schema):
             raise InputError("embeddings take neither --system nor --schema: ask for them in a file of their own")
         if self._system is not None:
             self._add_system(api, body, self._system)
-        if self._schema is not None:
+        if self.schema is not None:
             for name, value in self._formats(api).items():
                 body[name] = _with_format(body[name], value) if name in body else value
 
@@ -137,4 +146,8 @@ def read_schema(path: Path) -> Json:
         raise InputError(f"--schema {path}: not JSON: {error}") from None
     if not isinstance(schema, dict) or schema.get("type") != "object":
         raise InputError(f'--schema {path}: it must be a JSON schema with "type": "object" at its top')
+    try:
+        Fit(schema)
+    except InputError as error:
+        raise InputError(f"--schema {path}: {error}") from None
     return schema

@@ -73,7 +73,7 @@ def _note(own: OwnLine) -> Note:
 
 
 class Written:
-    """The jobs that have their line, in 12 bytes a slot. What was added last can be forgotten until it is kept.
+    """The jobs that have their line, in 11 bytes a line. What was added last can be forgotten until it is kept.
 
     Attributes:
         tally: the lines, counted.
@@ -83,8 +83,8 @@ class Written:
     def __init__(self) -> None:
         self.tally = Tally()
         self.batch = ""
-        self._kept = NameTable()
-        self._renamed = NameTable()
+        self._kept = NameTable(largest=len(_OUTCOMES))
+        self._renamed = NameTable(largest=len(_OUTCOMES))
         self._fresh: dict[str, Note] = {}
 
     def __len__(self) -> int:
@@ -116,10 +116,13 @@ class Written:
     def adopt(self, own: OwnLine, name_now: NameNow | None) -> None:
         """Take in a line of the file; it stands for the job too that asks the same under the name it has now."""
         note = _note(own)
-        self.add(note)
-        self.keep()
+        outcome = _OUTCOMES.index(note.outcome) + 1
+        if (self._renamed and self._renamed.get(note.job)) or self._kept.add(note.job, outcome):
+            return
+        self.tally.count(note)
+        self.batch = note.batch or self.batch
         if same := same_job(own, name_now):
-            self._renamed.add(same, _OUTCOMES.index(note.outcome) + 1)
+            self._renamed.add(same, outcome)
 
     def keep(self) -> None:
         """Make what was added final."""

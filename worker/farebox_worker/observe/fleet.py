@@ -57,7 +57,7 @@ async def read_fleet(ledger: Ledger, kinds: Sequence[str]) -> Fleet:
     """Read everything. `kinds` are those of scopes, such as "model". Redis errors pass through."""
     redis, keys = ledger.redis, ledger.keys
     fleet = Fleet()
-    seq, lost = await redis.hmget(keys.ledger, ["seq", "lost"])  # type: ignore[misc]
+    seq, lost = await redis.hmget(keys.ledger, ["seq", "lost"])
     fleet.seq, fleet.is_lost = None if seq is None else int(seq), lost is not None
     names: dict[str, list[str]] = {kind: [] for kind in kinds}
     async for name in redis.sscan_iter(keys.scopes, count=SCAN):

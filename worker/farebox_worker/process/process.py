@@ -17,13 +17,14 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from arq.connections import ArqRedis
 from arq.worker import Worker, func
 from redis.exceptions import RedisError
 
+from farebox.commands import Redis
 from farebox.errors import FareboxError, LedgerError
 from farebox.keys import Keys
 from farebox.records import FUNCTION
@@ -65,7 +66,7 @@ class Process(Worker):
 
     def __init__(
         self,
-        redis: ArqRedis,
+        redis: Redis,
         settings: Settings,
         routes: Routes,
         *,
@@ -80,11 +81,12 @@ class Process(Worker):
         self._outage = Outage(revive)
         self.dispatch = Dispatch(self._tongue, self._outage, settings, routes, only_batch=only_batch)
         self._housekeeping = Housekeeping(self._tongue, self.dispatch.moves, settings.retention)
+        pool = cast("ArqRedis", redis)
         super().__init__(
             [func(_never_by_arq, name=FUNCTION)],
             queue_name=self.keys.housekeeping,
             cron_jobs=self._housekeeping.crons(),
-            redis_pool=redis,
+            redis_pool=pool,
             burst=burst,
             handle_signals=False,
             poll_delay=HOUSEKEEPING_S,
@@ -94,7 +96,7 @@ class Process(Worker):
             job_deserializer=msgspec.msgpack.decode,
             log_results=False,
         )
-        redis.job_serializer, redis.job_deserializer = msgspec.msgpack.encode, msgspec.msgpack.decode  # never pickle
+        pool.job_serializer, pool.job_deserializer = msgspec.msgpack.encode, msgspec.msgpack.decode  # never pickle
         self.settings = settings
         self.routes = routes
         self.failure: FareboxError | None = None

@@ -36,7 +36,7 @@ from farebox_worker.providers.base import (
     StreamChunk,
     TokenUsage,
 )
-from farebox_worker.providers.connection import FOREVER, HttpClient, Templates
+from farebox_worker.providers.connection import FOREVER, Answer, HttpClient, Templates
 from farebox_worker.providers.conversation import (
     DISCOVERY_TIMEOUT_S,
     SPEAKING,
@@ -176,21 +176,21 @@ class AnthropicProvider(Conversational):
         """Send one attempt, at most `timeout_s` seconds long. Raises: ProviderError with what is known of its fate."""
         try:
             async with asyncio.timeout(timeout_s):
-                response = await self._client.call("/v1/messages", prepared.body, prepared.headers)
+                response = await self._client.call("/v1/messages", prepared)
         except Exception as error:  # noqa: BLE001 - whatever broke, the call may have been billed
             raise self._failure(error, timeout_s) from None
         if not response.is_success:
             raise self._rejected(response)
         return self._reply(response, prepared)
 
-    def _reply(self, response: httpx2.Response, prepared: Prepared) -> Reply:
+    def _reply(self, response: Answer, prepared: Prepared) -> Reply:
         original = response.content
         try:
             answer = _message.decode(original)
             as_asked = message_to_chat(original, created=int(time.time())) if prepared.api == "chat" else original
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise fate.not_an_answer(self.provider_id, response, scrub=self._scrub) from None
-        headers = fate.kept_headers(response.headers)
+        headers = fate.kept_headers(response.raw_headers)
         usage, served_tier = self._usage(answer.usage, prepared)
         return Reply(
             status_code=response.status_code,
@@ -313,5 +313,5 @@ class AnthropicProvider(Conversational):
             return self._rejected(error.response)
         return fate.lost(self.provider_id, error, timeout_s=timeout_s, scrub=self._scrub)
 
-    def _rejected(self, response: httpx2.Response) -> ProviderError:
+    def _rejected(self, response: Answer | httpx2.Response) -> ProviderError:
         return fate.rejected(self.provider_id, response, scrub=self._scrub, account_words=_ACCOUNT_WORDS)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Protocol, runtime_checkable
 
 from farebox.records import Api, Finish, Job
@@ -132,7 +133,8 @@ class Prepared:
     `body` is the exact JSON to send. `input_bound` bounds the input tokens; `output_bound` bounds all output tokens
     together (cap x n). `capped_by_default` says the request named no cap of its own. `api` is the wire format the
     job was written in, into which the answer is put back. `headers` are sent beside the adapter's own. `fees` are
-    what it can be charged for beyond its tokens.
+    what it can be charged for beyond its tokens. `deadline` is when the right to send it ends, by the clock of
+    `farebox_worker.clock`; it may move, so an adapter that has to connect first looks again before it writes.
     """
 
     body: bytes
@@ -142,6 +144,7 @@ class Prepared:
     api: Api
     headers: Mapping[str, str] = field(default_factory=dict)
     fees: tuple[Fee, ...] = ()
+    deadline: float = inf
 
 
 @dataclass(slots=True)  # not frozen: one is made for each job, at a third of the cost

@@ -2,19 +2,66 @@
 
 Our calls to one endpoint differ in their bodies alone, but the SDKs copy options, merge headers, parse the URL and walk
 through retries, redirects, auth flows and hooks for every one. `Templates` lets the SDK build a request once per path
-and headers; `HttpClient` carries its likes by the SDK's transport. Nothing here retries or judges.
+and headers; `HttpClient` posts bodies by it, over the connections of the SDK's transport. Nothing here retries or
+judges.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, cast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, cast
 
+import aiohttp
 import httpx2
 import openai
+from aiohttp.abc import AbstractStreamWriter
+from multidict import CIMultiDict
+from yarl import URL
 
-FOREVER = httpx2.Timeout(None, connect=10.0)  # whoever calls sets the time of the whole
+from farebox_worker.clock import clock
+from farebox_worker.providers.base import Prepared
+
+CONNECT_S = 10.0
+FOREVER = httpx2.Timeout(None, connect=CONNECT_S)  # whoever calls sets the time of the whole
 MOST_TEMPLATES = 64
+_FOREVER = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S)
+
+
+class TooLateError(Exception):
+    """The time to send ended while the connection was made: not a byte of the body has left."""
+
+
+@dataclass(slots=True)  # not frozen: one is made for each call, at a third of the cost
+class Answer:
+    """What came back, whatever its status; `content` is read whole and decompressed."""
+
+    status_code: int
+    raw_headers: Sequence[tuple[bytes, bytes]]
+    content: bytes
+
+    @property
+    def is_success(self) -> bool:
+        """Whether the status says so."""
+        return 200 <= self.status_code < 300
+
+    @property
+    def headers(self) -> httpx2.Headers:
+        """The headers, to be asked by name."""
+        return httpx2.Headers(list(self.raw_headers))
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """What all calls to one path with the same headers have in common.
+
+    The transport counts the bytes of a body, and names the compressions that it can undo.
+    """
+
+    url: URL
+    headers: CIMultiDict[str]
+    session: aiohttp.ClientSession
+    proxy: Mapping[str, Any]
 
 
 class Templates:
@@ -28,38 +75,39 @@ class Templates:
     options_type: ClassVar[Any]
     options: ClassVar[Mapping[str, object]] = {}
 
-    async def call(self, path: str, content: bytes, headers: Mapping[str, str]) -> httpx2.Response:
-        """Post a body once, and return what comes back, whatever its status; read whole.
+    async def call(self, path: str, prepared: Prepared) -> Answer:
+        """Post a body once, and return what comes back.
 
-        Raises: the SDK's errors when it cannot build the request, its transport's when the call breaks.
+        Raises: the SDK's errors when it cannot build the request, aiohttp's when the call breaks. One that came too
+            late to be sent has TooLateError among its causes.
         """
-        templates: dict[Any, httpx2.Request] = self.__dict__.setdefault("_templates", {})
-        key = (path, *headers.items())
+        templates: dict[Any, Template] = self.__dict__.setdefault("_templates", {})
+        key = (path, *prepared.headers.items())
         template = templates.get(key)
+        http = cast("HttpClient", self._client)  # type: ignore[attr-defined]
         if template is None:
-            template = await self._template(path, headers)
+            template = http.template_of(await self._like(path, prepared.headers))
             if len(templates) < MOST_TEMPLATES:
                 templates[key] = template
-        return await cast("HttpClient", self._client).carry(_Plain(template, content))  # type: ignore[attr-defined]
+        return await http.carry(template, prepared)
 
-    async def _template(self, path: str, headers: Mapping[str, str]) -> httpx2.Request:
+    async def _like(self, path: str, headers: Mapping[str, str]) -> httpx2.Request:
         """Let the SDK build a request, with its credentials."""
         options = self.options_type.construct(
             method="post", url=path, content=b"{}", headers=headers, timeout=FOREVER, max_retries=0, **self.options
         )
         request = self._build_request(await self._prepare_options(options))  # type: ignore[attr-defined]
-        request.headers.pop("content-length", None)  # the transport counts the bytes
         return cast("httpx2.Request", request)
 
 
-class _Plain(httpx2.Request):
-    """A template with a body of its own; URL, headers and extensions are shared, nobody changes them."""
+class _Transport(Protocol):
+    """The SDKs' transport, which holds one aiohttp session and its connections."""
 
-    def __init__(self, template: httpx2.Request, content: bytes) -> None:
-        self.method, self.url = template.method, template.url
-        self.headers, self.extensions = template.headers, template.extensions
-        self.stream = httpx2.ByteStream(content)
-        self.read()
+    client: object
+    proxy: httpx2.Proxy | None
+
+    def get_client(self) -> aiohttp.ClientSession:
+        """Make the session."""
 
 
 class HttpClient(openai.DefaultAioHttpClient):
@@ -68,12 +116,45 @@ class HttpClient(openai.DefaultAioHttpClient):
     It passes over httpx2's redirects, auth flow, hooks and cookie jar: we use none of them, and aiohttp keeps cookies.
     """
 
-    async def carry(self, request: httpx2.Request) -> httpx2.Response:
-        """Send a request by the transport, and read the answer whole."""
-        response = await self._transport_for_url(request.url).handle_async_request(request)
-        try:
-            await response.aread()
-        except BaseException:  # a cut-off call must not keep its connection
-            await response.aclose()
-            raise
-        return response
+    def template_of(self, request: httpx2.Request) -> Template:
+        """Make the template of a request: its connections are those by which this client would send it."""
+        transport = cast("_Transport", self._transport_for_url(request.url))
+        if not isinstance(transport.client, aiohttp.ClientSession):
+            transport.client = transport.get_client()
+        headers = CIMultiDict(request.headers.items())
+        for name in ("content-length", "accept-encoding"):
+            headers.pop(name, None)
+        return Template(URL(str(request.url)), headers, transport.client, _proxied(transport.proxy))
+
+    async def carry(self, template: Template, prepared: Prepared) -> Answer:
+        """Post a body, and read the answer whole."""
+        response = await template.session.post(
+            template.url,
+            data=_Body(prepared),
+            headers=template.headers,
+            timeout=_FOREVER,
+            allow_redirects=False,
+            **template.proxy,
+        )
+        return Answer(response.status, response.raw_headers, await response.read())
+
+
+def _proxied(proxy: httpx2.Proxy | None) -> dict[str, Any]:
+    if proxy is None:
+        return {}
+    auth = aiohttp.BasicAuth(*proxy.auth) if proxy.auth else None
+    return {"proxy": str(proxy.url), "proxy_auth": auth, "proxy_headers": proxy.headers}
+
+
+class _Body(aiohttp.BytesPayload):
+    """A body that is written while there is time, and else not at all."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        super().__init__(prepared.body, content_type="application/json")
+        self._prepared = prepared
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        """Write it. Raises: TooLateError."""
+        if clock() >= self._prepared.deadline:
+            raise TooLateError
+        await super().write_with_length(writer, content_length)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -27,6 +27,7 @@ from farebox.errors import (
     ProviderRequestError,
     ProviderTimeoutError,
 )
+from farebox_worker.providers.connection import Answer, TooLateError
 
 MAX_MESSAGE = 2_000  # characters of a provider's message that are kept
 MAX_BODY = 64_000  # bytes of a provider's error body that are kept
@@ -41,6 +42,7 @@ NEVER_SENT = (
     httpx2.UnsupportedProtocol,
     ConnectionRefusedError,
     socket.gaierror,
+    TooLateError,
 )
 ACCOUNT_CODES = frozenset(
     {
@@ -81,10 +83,10 @@ class Scrubber:
         return self._pattern.sub("[key]", text)
 
 
-def kept_headers(headers: httpx2.Headers) -> dict[str, str]:
+def kept_headers(raw_headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     """Keep what steers us: rate limits, Retry-After and the request's id; names in lower case."""
     kept = {}
-    for raw_name, value in headers.raw:
+    for raw_name, value in raw_headers:
         name = raw_name.lower()
         if name in _KEPT_HEADERS or name.startswith(_RATE_HEADERS):
             kept[name.decode("ascii", "replace")] = value.decode("latin-1")
@@ -118,7 +120,11 @@ def _answered_at_s(headers: Mapping[str, str]) -> float:
 
 
 def rejected(
-    provider_id: str, response: httpx2.Response, *, scrub: Scrubber, account_words: re.Pattern[str] | None = None
+    provider_id: str,
+    response: Answer | httpx2.Response,
+    *,
+    scrub: Scrubber,
+    account_words: re.Pattern[str] | None = None,
 ) -> ProviderError:
     """Turn an HTTP status that is no success into an error.
 
@@ -134,7 +140,7 @@ def rejected(
         "body": scrub(content[:MAX_BODY].decode("utf-8", "replace")).encode() if own_body else b"",
         "own_body": own_body,
         "request_id": _request_id(headers),
-        "headers": kept_headers(headers),
+        "headers": kept_headers(headers.raw),
         "retry_after": retry_after_s(headers),
     }
     said = scrub(message or _foreign_text(content))[:MAX_MESSAGE]
@@ -163,7 +169,7 @@ def lost(provider_id: str, error: BaseException, *, timeout_s: float, scrub: Scr
 
 
 def failed_within(
-    provider_id: str, response: httpx2.Response, failure: tuple[str, str], *, billed: bool, scrub: Scrubber
+    provider_id: str, response: Answer | httpx2.Response, failure: tuple[str, str], *, billed: bool, scrub: Scrubber
 ) -> ProviderError:
     """Turn a failure that came within a 200 into the error that its HTTP status would have made.
 
@@ -183,7 +189,7 @@ def failed_within(
     )
 
 
-def not_an_answer(provider_id: str, response: httpx2.Response, *, scrub: Scrubber) -> ProviderError:
+def not_an_answer(provider_id: str, response: Answer | httpx2.Response, *, scrub: Scrubber) -> ProviderError:
     """Say that a 200 brought something else than was asked for: whether it was billed is unknown."""
     said = scrub(_foreign_text(response.content))[:MAX_MESSAGE]
     return ProviderError(
@@ -211,7 +217,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         current = current.__cause__
 
 
-def _content(response: httpx2.Response) -> bytes:
+def _content(response: Answer | httpx2.Response) -> bytes:
     """Read a body that is there; an error in the midst of a stream leaves none."""
     try:
         return response.content

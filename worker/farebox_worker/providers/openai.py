@@ -33,7 +33,7 @@ from farebox_worker.providers.base import (
     StreamChunk,
     TokenUsage,
 )
-from farebox_worker.providers.connection import FOREVER, HttpClient, Templates
+from farebox_worker.providers.connection import FOREVER, Answer, HttpClient, Templates
 from farebox_worker.providers.conversation import (
     DISCOVERY_TIMEOUT_S,
     SPEAKING,
@@ -131,14 +131,14 @@ class OpenAIProvider(Conversational):
         """Send one attempt, at most `timeout_s` seconds long. Raises: ProviderError with what is known of its fate."""
         try:
             async with asyncio.timeout(timeout_s):
-                response = await self._client.call(_WIRES[prepared.api][0], prepared.body, prepared.headers)
+                response = await self._client.call(_WIRES[prepared.api][0], prepared)
         except Exception as error:  # noqa: BLE001 - whatever broke, the call may have been billed
             raise self._failure(error, timeout_s) from None
         if not response.is_success:
             raise fate.rejected(self.provider_id, response, scrub=self._scrub)
         return self._reply(response, prepared)
 
-    def _reply(self, response: httpx2.Response, prepared: Prepared) -> Reply:
+    def _reply(self, response: Answer, prepared: Prepared) -> Reply:
         said = None
         with suppress(msgspec.DecodeError, UnicodeDecodeError):
             said = _WIRES[prepared.api][1].read(response.content, prepared)
@@ -147,7 +147,7 @@ class OpenAIProvider(Conversational):
         if said.failure:
             billed = said.usage is not None
             raise fate.failed_within(self.provider_id, response, said.failure, billed=billed, scrub=self._scrub)
-        headers = fate.kept_headers(response.headers)
+        headers = fate.kept_headers(response.raw_headers)
         return Reply(
             status_code=response.status_code,
             request_id=headers.get("x-request-id", ""),

@@ -66,10 +66,14 @@ class Follow:
             fresh += [(job, result) for job, result in entry.results if job not in self._out.done]
             self._gone.update(job for job in entry.gone if job not in self._out.done)
             self._gone.difference_update(job for job, _ in entry.results)
-        self.written += self._out.append([output_line(job, result, self._batch.batch_id) for job, result in fresh])
+        self.written += self._out.append([self._line(job, result) for job, result in fresh])
         self.outstanding.difference_update(job for entry in entries for job, _ in entry.results)
         self._unsynced += entries
         self._unsynced_lines += len(fresh)
+
+    def _line(self, job_id: str, result: Result) -> bytes:
+        invalid = self._out.fit.flaw(result) if self._out.fit else ""
+        return output_line(job_id, result, self._batch.batch_id, invalid)
 
     async def lost(self) -> int:
         """Count the results that expired or were deleted before they were read; jobs that were put back still come."""
@@ -81,6 +85,7 @@ class Follow:
     async def sync(self) -> None:
         """Make what was written durable, then acknowledge it."""
         await asyncio.get_running_loop().run_in_executor(None, self._make_durable)
+        self._out.keep()
         self._synced_s = time.monotonic()
         if self._deletes:
             await self._batch.acknowledge(self._unsynced)
@@ -93,6 +98,6 @@ class Follow:
         await self.sync()
 
     def _make_durable(self) -> None:
-        self._out.sync()
+        self._out.flush()
         if self._copy:
             self._copy.catch_up(self._out.synced_length)

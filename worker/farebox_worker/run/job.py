@@ -70,7 +70,8 @@ class Ending:
             return 1
         if self.parked:
             return 4
-        return 3 if self.tally.outcomes["failed"] or self.tally.outcomes["cancelled"] else 0
+        outcomes = self.tally.outcomes
+        return 3 if outcomes["failed"] or outcomes["cancelled"] or self.tally.invalid else 0
 
 
 class MainJob:
@@ -296,9 +297,9 @@ class MainJob:
             return ""
         if any(pause.ends_by_itself or pause.by == "operator" for pause in pauses.values()):
             return ""
-        flows = await redis.smembers(keys.flows(self._batch.batch_id))  # type: ignore[misc]
+        flows = await redis.smembers(keys.flows(self._batch.batch_id))
         for may_move in (keys.movable, keys.spread):
-            if flows & await redis.smembers(may_move):  # type: ignore[misc]
+            if flows & await redis.smembers(may_move):
                 return ""
         if len(lanes) > 1:
             return "nothing goes on until one of its lanes is resumed"

@@ -17,6 +17,7 @@ from farebox.money import dollars_from_nusd
 from farebox.records import job_id as name_job
 from farebox_worker.bus.withdraw import withdraw
 from farebox_worker.files import sidecar as sidecars
+from farebox_worker.files.content import Compared
 from farebox_worker.files.lines import Line
 from farebox_worker.files.output import OutputFile
 from farebox_worker.files.sidecar import Sidecar, sidecar_path
@@ -68,7 +69,7 @@ async def settle_in(session: Session, batch: Batch, out: OutputFile, place: Side
         )
     record = batch.keys.batch(batch.batch_id)
     is_new = not await session.redis.exists(record)
-    if await session.redis.hexists(record, "cancelled"):  # type: ignore[misc]
+    if await session.redis.hexists(record, "cancelled"):
         raise InputError(f"{out.path.name} belongs to a cancelled batch: start again with another -o.")
     if is_new and out.spent_nusd:  # before the batch exists: a crash in between counts twice rather than never
         await session.ledger.carry_over([GLOBAL, f"batch:{batch.batch_id}"], out.spent_nusd)
@@ -78,8 +79,24 @@ async def settle_in(session: Session, batch: Batch, out: OutputFile, place: Side
     sidecars.write(sidecar_path(out.path), place)
 
 
-async def reconcile(batch: Batch, out: OutputFile, lines: Iterable[Line], screen: Screen, *, is_redo: bool) -> None:
-    """Lay the lines beside what earlier runs left, in one pass.
+def note_compared(out: OutputFile, place: Sidecar, compared: Compared | None) -> None:
+    """Remember, before anything more is submitted, that all that was is as the lines of this input say."""
+    if compared != place.compared:
+        sidecars.write(sidecar_path(out.path), msgspec.structs.replace(place, compared=compared))
+
+
+async def reconcile(
+    batch: Batch,
+    out: OutputFile,
+    lines: Iterable[Line],
+    screen: Screen,
+    *,
+    is_redo: bool = False,
+    is_unchanged: bool = False,
+) -> bool:
+    """Lay the lines beside what earlier runs left, in one pass; tell whether all of it is as they say.
+
+    With `is_unchanged` all is known to be of lines like these, so that only what waits is compared.
 
     What has ended is written to OUT first. What they submitted and this run does not ask so is withdrawn: lines taken
     out, changed, beyond --first. Lines that changed since they were answered are refused; with `is_redo` they are asked
@@ -88,16 +105,18 @@ async def reconcile(batch: Batch, out: OutputFile, lines: Iterable[Line], screen
     Raises: InputError naming the lines; OutputError.
     """
     await Follow(batch, out).catch_up()
-    flows = [flow.decode() for flow in await batch.redis.smembers(batch.keys.flows(batch.batch_id))]  # type: ignore[misc]
+    flows = [flow.decode() for flow in await batch.redis.smembers(batch.keys.flows(batch.batch_id))]
     waiting = {flow: {job.decode() for job in await batch.redis.zrange(flow, 0, -1)} for flow in flows}
     unwanted, anew = set[str]().union(*waiting.values()), set[str]()
-    if not unwanted and not out.lines and not is_redo:
-        return
+    if not unwanted and not is_redo and (is_unchanged or not out.lines):
+        return True
     changed: list[Line] = []
     known = (
-        (job_id, line) for job_id, line in _named(batch, lines) if is_redo or job_id in unwanted or job_id in out.done
+        (job_id, line)
+        for job_id, line in _named(batch, lines)
+        if is_redo or job_id in unwanted or (not is_unchanged and job_id in out.done)
     )
-    while some := list(islice(known, CHUNK_JOBS)):
+    while some := list(islice(known, min(CHUNK_JOBS, len(unwanted)) if is_unchanged else CHUNK_JOBS)):
         differs = await batch.differing([line.job for _, line in some if line.job])
         for (job_id, line), is_other in zip(some, differs, strict=True):
             if not is_other:
@@ -123,6 +142,7 @@ async def reconcile(batch: Batch, out: OutputFile, lines: Iterable[Line], screen
         out.rewrite_without([batch.job_id(job.custom_id) for job in jobs])
         await batch.forget(jobs)
         screen.say(f"{len(jobs)} lines changed since they were answered: they are asked again")
+    return not anew and not changed  # a call of what changed may still be answered
 
 
 def _named(batch: Batch, lines: Iterable[Line]) -> Iterator[tuple[str, Line]]:

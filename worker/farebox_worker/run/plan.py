@@ -2,81 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from farebox.errors import FareboxError, InputError
 from farebox.fallback import as_asked_in, lanes_of
 from farebox.keys import lane_of
 from farebox.records import Job, Tier
-from farebox_worker.files.lines import Line, Resolve, read_jobs
+from farebox_worker.files.content import Content
+from farebox_worker.files.lines import IsKnown, Line
 from farebox_worker.files.numbers import LineNumbers
 from farebox_worker.files.source import Source
 from farebox_worker.files.summary import Summary
-from farebox_worker.files.wording import Wording
 from farebox_worker.prices.catalogue import Catalogue, Entry
 from farebox_worker.prices.rates import Price
 from farebox_worker.prices.table import fee_problem
 from farebox_worker.providers.base import Prepared
 from farebox_worker.routes import Routes
+from farebox_worker.run.ask import Ask
 from farebox_worker.run.forecast import Load, Loads
 from farebox_worker.run.misfits import Misfits, NeverFitsError
 from farebox_worker.run.screen import TOLD_EVERY
-
-CHEAPEST = "cheapest"
-TIERS = ("standard", "flex", CHEAPEST)  # what --tier takes
-TIER_HELP = "flex is half the price where the vendor has it, and may wait; cheapest takes it there."
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """What the flags say of the jobs of a file. `tier` is one of TIERS; `first` of the open lines are asked."""
-
-    source: Source
-    models: tuple[str, ...] = ()
-    provider: str | None = None
-    max_tokens: int | None = None
-    tier: str = "standard"
-    tags: tuple[str, ...] = ()
-    drop_params: tuple[str, ...] = ()
-    first: int | None = None
-    wording: Wording = field(default_factory=Wording)
-    fallbacks: tuple[str, ...] = ()
-    spread: bool = False
-
-    @property
-    def named(self) -> tuple[str, ...]:
-        """Every model that the flags name."""
-        return (*self.models, *(name.removesuffix("@flex") for name in self.fallbacks))
-
-    def read(
-        self,
-        *,
-        resolve: Resolve,
-        cheapest_tier: Callable[[str], Tier],
-        check: Callable[[Job], object] | None = None,
-        is_judged: bool = False,
-    ) -> Iterator[Line]:
-        """Read the file's jobs, all of them. Raises: InputError when it cannot be read."""
-        return read_jobs(
-            self.source.path,
-            resolve=resolve,
-            models=self.models,
-            provider=self.provider,
-            max_tokens=self.max_tokens,
-            tier=cheapest_tier if self.tier == CHEAPEST else _named(self.tier),
-            tags=self.tags,
-            drop_params=self.drop_params,
-            fallbacks=self.fallbacks,
-            spread=self.spread,
-            check=check,
-            is_judged=is_judged,
-            wording=self.wording,
-            format_=self.source.format,
-            opener=self.source.open,
-        )
 
 
 @dataclass(slots=True)
@@ -93,7 +41,7 @@ class Plan:
         unpriced, pretend: models without a known price, and those whose price is a pretence.
         misfits: lines that can never fit into the budget.
         further: by lane, those its jobs may move on to.
-        done_later: of the lines that have their answer, those after the last that is to be asked.
+        done_unread: of the lines that have their answer, those that `Planner.lines` leaves out.
     """
 
     summary: Summary = field(default_factory=Summary)
@@ -107,7 +55,7 @@ class Plan:
     unpriced: set[str] = field(default_factory=set)
     pretend: set[str] = field(default_factory=set)
     misfits: Misfits | None = None
-    done_later: int = 0
+    done_unread: int = 0
     further: dict[str, set[str]] = field(default_factory=dict)
 
     @property
@@ -153,7 +101,10 @@ class Planner:
         self._is_done: Callable[[str], bool] = lambda _: False
         self._judged: _Judged | None = None
         self._rejected = LineNumbers()
+        self._passed = LineNumbers()
+        self._passes = False
         self._last_line: int | None = None
+        self._own_refs = cache(self._resolve_own)
 
     @property
     def path(self) -> Path:
@@ -170,6 +121,21 @@ class Planner:
         """The model_refs that every line is asked of; none where each line names its own. Raises: FareboxError."""
         return [self._catalogue.resolve(name, provider=self._ask.provider).model_ref for name in self._ask.models]
 
+    def digest(self) -> str:
+        """Stand for all that makes a line's job, but for the line."""
+        return self._ask.digest(self.models)
+
+    @property
+    def passes_known_lines(self) -> bool:
+        """Whether `judge` could pass over lines that are known from an earlier run."""
+        return self._passes
+
+    def _resolve_own(self, name: str) -> list[str]:
+        try:
+            return [self._catalogue.resolve(name, provider=self._ask.provider).model_ref]
+        except FareboxError:
+            return [""]  # which no line was counted under
+
     def name_now(self, custom_id: str, model_ref: str) -> str:
         """The custom_id under which this asks what was asked under another: with several models it names its model."""
         if model_ref not in self.models:
@@ -178,15 +144,16 @@ class Planner:
         return f"{bare}@{model_ref}" if len(self.models) > 1 else bare
 
     def lines(self) -> Iterator[Line]:
-        """Read the file's lines up to the last that is to be asked, without those that `judge` has rejected."""
-        for line in self.all_lines():
+        """Read the file's lines up to the last that is to be asked, without those that `judge` has passed over."""
+        for line in self.all_lines(without=self._passed):
             if self._last_line is not None and line.number > self._last_line:
                 return
             yield line
 
-    def all_lines(self) -> Iterator[Line]:
-        """Read the file's lines, without those that `judge` has rejected."""
-        for place, line in enumerate(self._read(None), 1):
+    def all_lines(self, *, without: Container[int] = ()) -> Iterator[Line]:
+        """Read the file's lines, without those that `judge` has rejected, and without those of these numbers."""
+        is_judged = len(self._ask.models) < 2  # a line that is bad as a whole has one place only
+        for place, line in enumerate(self._read(is_judged=is_judged, without=without), 1):
             if place not in self._rejected:
                 yield line
 
@@ -197,6 +164,7 @@ class Planner:
         on_lines: Callable[[int], None],
         is_done: Callable[[str], bool] = lambda _: False,
         is_strict: bool = True,
+        content: Content | None = None,
     ) -> Plan:
         """Judge the whole file.
 
@@ -205,14 +173,21 @@ class Planner:
             on_lines: told now and then how many lines were read.
             is_done: tells of a custom id whether it has its answer, and so needs no room in the budget any more.
             is_strict: without it, lines that the budget refuses are good ones, and only counted.
+            content: tells which lines are known from an earlier run: those that have their answer are passed over.
 
         Raises: InputError when the file cannot be read; ConfigError when a key is missing.
         """
         plan = self._plan = Plan(misfits=None if limit_nusd is None else Misfits(limit_nusd))
         self._is_strict, self._is_done = is_strict and limit_nusd is not None, is_done
-        self._rejected, self._last_line = LineNumbers(), None
+        self._rejected, self._passed, self._last_line = LineNumbers(), LineNumbers(), None
         first, asked, asked_line = self._ask.first, 0, 0
-        for place, line in enumerate(self._read(self._check), 1):
+        known_lines = content.known_lines if content else 0
+        self._passes = known_lines > 0
+        is_known = self._knows(known_lines, on_lines) if known_lines else None
+        is_whole = content is not None and content.is_whole  # then no two lines have one id: that was seen before
+        for place, line in enumerate(self._read(check=self._check, is_known=is_known, is_judged=is_whole), 1):
+            if known_lines and line.job is None:  # only where all are read, bad ones are told by their places
+                return self.judge(limit_nusd=limit_nusd, on_lines=on_lines, is_done=is_done, is_strict=is_strict)
             plan.summary.add(line)
             if plan.misfits is not None and self._judged is not None and not self._judged.fits:
                 plan.misfits.numbers.add(line.number)
@@ -220,7 +195,7 @@ class Planner:
                 self._rejected.add(place)
             elif is_done(line.custom_id):
                 self._count(plan.done, line.job)
-                plan.done_later += self._last_line is not None and line.number > self._last_line
+                plan.done_unread += self._last_line is not None and line.number > self._last_line
             elif first is None or asked < first or line.number == asked_line:
                 self._count(plan.asked, line.job)
                 asked += line.number != asked_line
@@ -233,12 +208,45 @@ class Planner:
                 on_lines(plan.summary.total)
         return plan
 
-    def _read(self, check: Callable[[Job], None] | None) -> Iterator[Line]:
+    def _knows(self, known_lines: int, on_lines: Callable[[int], None]) -> IsKnown:
+        """Make what passes lines of an earlier run over that have all their answers, and counts them.
+
+        The first of each model is read none the less, for what is to be said of its model.
+        """
+        plan, is_done = self._plan, self._is_done
+        met = plan.summary.models
+
+        def is_known(number: int, custom_id: str, model: str, size: int) -> bool:
+            refs = self.models or self._own_refs(model)
+            names = (custom_id,) if len(refs) == 1 else [f"{custom_id}@{ref}" for ref in refs]
+            if number > known_lines or not all(ref in met for ref in refs) or not all(map(is_done, names)):
+                return False
+            self._passed.add(number)
+            plan.summary.add_known(number, refs, size)
+            plan.done_unread += len(refs)
+            for ref in refs:
+                plan.done.setdefault((ref, "standard"), Load()).add(size, 0, 0, 0)
+            if plan.summary.lines % TOLD_EVERY == 0:
+                on_lines(plan.summary.lines)
+            return True
+
+        return is_known
+
+    def _read(
+        self,
+        *,
+        check: Callable[[Job], None] | None = None,
+        is_known: IsKnown | None = None,
+        is_judged: bool = False,
+        without: Container[int] = (),
+    ) -> Iterator[Line]:
         return self._ask.read(
             resolve=lambda name, provider: self._catalogue.resolve(name, provider=provider),
             cheapest_tier=self._catalogue.cheapest_tier,
             check=check,
-            is_judged=check is None and len(self._ask.models) < 2,  # a line that is bad as a whole has one place only
+            is_judged=is_judged,
+            is_known=is_known,
+            without=without,
         )
 
     def _check(self, job: Job) -> None:
@@ -337,10 +345,6 @@ def _add(loads: Loads, job: Job, tier: Tier, price: Price | None, prepared: Prep
     if load is None:
         load = loads[key] = Load(price)
     load.add(len(job.body), prepared.input_bound, prepared.output_bound, worst_nusd)
-
-
-def _named(tier: str) -> Tier:
-    return "flex" if tier == "flex" else "standard"
 
 
 def _jobs(loads: Loads) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from farebox.amend import is_of_class
 from farebox.batch import Batch
 from farebox.records import decode_job, decode_result
-from farebox_worker.files.failures_in import class_of, failed_lines
+from farebox_worker.files.failures_in import INVALID, class_of, failed_lines
 from farebox_worker.files.output import OutputFile
 from farebox_worker.run.follow import Follow
 
@@ -30,6 +30,8 @@ class TakenOut:
 async def take_out_failed(batch: Batch | None, out: OutputFile, classes: Collection[str]) -> TakenOut:
     """Take failed lines out of OUT, for the same `farebox run` to ask them again; no class means all of them.
 
+    Answers that do not match the schema go only when the class `invalid` is named: they are paid, and of some use.
+
     First everything that has ended is written there and acknowledged, so that no old failure comes back; then the bus
     forgets these jobs; the file goes last. Killed in between, the same command goes on. `batch` is None when the bus
     knows nothing of it any more. Raises: FareboxError; redis errors pass through.
@@ -37,8 +39,8 @@ async def take_out_failed(batch: Batch | None, out: OutputFile, classes: Collect
     if batch is not None:
         await Follow(batch, out).catch_up()
     found, ids = TakenOut(), list[str]()
-    for note in failed_lines(out.path):
-        if is_of_class(note.failure_class, note.error_code, classes):
+    for note in failed_lines(out.path, with_invalid=INVALID in classes):
+        if is_of_class(class_of(note), note.error_code, classes):
             found.taken[class_of(note)] += 1
             ids.append(note.job)
         else:

@@ -7,9 +7,8 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
-from redis.asyncio import Redis
-
 from farebox.batch import Progress
+from farebox.commands import Redis
 from farebox.keys import Keys
 from farebox.ledger import Scope
 from farebox_worker.files.tally import Tally
