@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos lint types format docs bench constraints clean
+.PHONY: help demo test chaos mutants lint types format docs bench constraints clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -36,6 +36,9 @@ docs: $(VENV)/.docs ## Build the site of the documentation into site/; a broken 
 
 chaos: $(VENV)/.test ## Kill workers and the server at random for two minutes; the provider's bill judges
 	$(BIN)/python -m tests.chaos --seconds 120
+
+mutants: $(VENV)/.test ## Break one promise of the money at a time: the money machine must notice
+	$(BIN)/python -m tests.mutants $(WORDS)
 
 bench: $(VENV)/.worker ## Measure, as ratios against plain loops
 	@if [ -f benchmarks/run.py ]; then $(BIN)/python benchmarks/run.py; else echo "benchmarks/run.py is not written yet"; exit 1; fi

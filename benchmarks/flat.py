@@ -24,9 +24,9 @@ def measured(repeats: int) -> Report:
         "flat: what a job costs, whatever surrounds it",
         f"CPU of one `farebox worker` and the server per echo job, over {JOBS:,} jobs of 1 KB each. Depth: batches of "
         f"{SHALLOW:,} jobs on an empty lane, and {JOBS:,} after {JOBS:,} of a batch of {DEEP:,}. Lanes: {LANES} with "
-        f"{JOBS // LANES} jobs each. Bodies: {SOME_MEDIUM} of 128 KB, {FEW_LARGE} of 1 MB, per KB. In flight: an echo that takes 2 s with "
-        f"{IN_FLIGHT:,} slots, and one that takes 0.05 s with {FEW_IN_FLIGHT}; memory is what the process grew by "
-        f"beyond its bodies while {IN_FLIGHT:,} ran.",
+        f"{JOBS // LANES} jobs each. Bodies: {SOME_MEDIUM} of 128 KB, {FEW_LARGE} of 1 MB, per KB. In flight: an echo "
+        f"that takes 2 s with {IN_FLIGHT:,} slots, and one that takes 0.05 s with {FEW_IN_FLIGHT}; memory is what the "
+        f"process grew by beyond its bodies while {IN_FLIGHT:,} ran.",
     )
     for name, words in (
         ("shallow", f"{SHALLOW:,} queued"), ("deep", f"{DEEP:,} queued"), ("plain", "1 flow, 1 lane"),

@@ -16,7 +16,6 @@ from measure import HERE, MODEL, Report
 
 JOBS = measure.sized(2_000, FEW + 10)
 SLOTS = 64
-PORT = 17_398
 PEERS = {"litellm": "LiteLLM's router", "curator": "Curator"}
 OFFLINE = {
     "LITELLM_LOCAL_MODEL_COST_MAP": "True", "TELEMETRY_ENABLED": "false", "HF_HUB_OFFLINE": "1",
@@ -43,10 +42,10 @@ def measured(repeats: int) -> Report:
         found = measure.repeat(repeats, once, "gateways")
     report = Report(
         "gateways: the main job over HTTP, beside other tools",
-        f"{JOBS:,} prompts of 1 KB against `farebox simulate` at 0 latency, {SLOTS} at once for the peers; CPU of the whole "
-        "command with its children and its Redis server, start-up subtracted as in `calls`. LiteLLM's router has a budget "
-        "per provider and Redis to share it, which it writes once a second; it holds nothing back. Curator has no limit; it "
-        f"writes a dataset. Neither retries. {'; '.join(versions.values())}.",
+        f"{JOBS:,} prompts of 1 KB against `farebox simulate` at 0 latency, {SLOTS} at once for the peers; CPU of the "
+        "whole command, its children and its Redis server, start-up subtracted as in `calls`. LiteLLM's router has "
+        "a budget per provider and Redis to share it, written once a second; it holds nothing back. Curator has "
+        f"no limit; it writes a dataset. Neither retries. {'; '.join(versions.values())}.",
     )
     report.add("CPU ms per call: farebox run, one process", found["farebox"])
     for name, called in PEERS.items():
@@ -60,8 +59,9 @@ def measured(repeats: int) -> Report:
 
 def _peer_s(name: str, python: Path, folder: Path, url: str, versions: dict[str, str], jobs: int) -> float:
     """CPU seconds of a peer with so many prompts, in a directory that it may fill."""
-    with measure.folder() as place, measure.server(port=PORT) as server:
-        command = [python, HERE / "peers" / f"{name}_calls.py", url, folder / f"{jobs}.jsonl", str(SLOTS), str(PORT)]
+    port = measure.free_port()
+    with measure.folder() as place, measure.server(port=port) as server:
+        command = [python, HERE / "peers" / f"{name}_calls.py", url, folder / f"{jobs}.jsonl", str(SLOTS), str(port)]
         own = {"HOME": str(place), "HF_HOME": str(place), "CURATOR_CACHE_DIR": str(place / "cache")}
         spent = measure.run(list(map(str, command)), cwd=place, environment=OFFLINE | own, is_silent=True)
         server_s = measure.cpu_s(server.pid)

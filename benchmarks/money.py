@@ -19,8 +19,8 @@ from farebox_worker.bus.pause import resume
 LIMIT_USD, CALL_USD = 1.0, 0.02
 PROCESSES = 4
 JOBS = 200
-EVERY_S = 0.7
-END_S = 90.0
+KILL_USD = 0.06
+LOOK_S, END_S = 0.1, 240.0
 WORKER = ("-m", "farebox_worker", "worker", "--quiet", "--redis")
 
 
@@ -29,10 +29,10 @@ def measured(repeats: int) -> Report:
     found = measure.repeat(repeats, lambda: asyncio.run(_once()), "money")
     report = Report(
         "money: a limit, and workers that are killed",
-        f"{PROCESSES} `farebox worker` with two slots each, {JOBS} calls of ${CALL_USD} that take 0.3 s, a limit of "
-        f"${LIMIT_USD:.0f} over all of them; about every {EVERY_S} s one worker gets SIGKILL and another is started, until the "
-        "limit leaves no room for a call and nothing is held. The bill is the simulator's own; what the killed ones may have "
-        "spent is unconfirmed and counts as spent.",
+        f"{PROCESSES} `farebox worker` with two slots each, {JOBS} calls of ${CALL_USD} that take 0.3 s, a limit "
+        f"of ${LIMIT_USD:.0f} over all of them; whenever ${KILL_USD} more are gone one worker gets SIGKILL and another "
+        "starts, until no call fits under the limit and nothing is held. The bill is the simulator's own; what the "
+        "killed ones may have spent is unconfirmed and counts as spent.",
     )
     report.add("$ billed by the provider", found["bill"], f"≤ {LIMIT_USD:.0f}")
     report.add("$ unused at the end", found["unused"], f"< {CALL_USD}")
@@ -68,27 +68,27 @@ async def _once() -> dict[str, float]:
 
 
 async def _rage(bus: Fleet) -> int:
-    """Kill and replace workers until no call fits any more; how many were killed."""
+    """Kill and replace workers as the money goes, until no call fits any more; how many were killed."""
     kills = 0
-    for _ in range(round(END_S / EVERY_S)):
+    for _ in range(round(END_S / LOOK_S)):
         (total,) = [scope for scope in await bus.ledger.scopes() if scope.name == "global"]
         if not total.held_nusd and LIMIT_USD * 1e9 - total.used_nusd < CALL_USD * 1e9:
             return kills
-        if total.spent_nusd + total.unconfirmed_nusd < 0.9 * LIMIT_USD * 1e9:
+        if total.used_nusd - total.held_nusd >= (kills + 1) * KILL_USD * 1e9:
             victim = bus.workers.pop(random.randrange(len(bus.workers)))
             victim.kill()
             victim.wait()
             kills += 1
             await bus.start_command([*WORKER, bus.server.url], 0)
-        await asyncio.sleep(EVERY_S)
+        await asyncio.sleep(LOOK_S)
     raise SystemExit(f"the limit was not reached within {END_S:.0f} s: {total}")
 
 
 def _configure(bus: Fleet, url: str) -> None:
     """Write a farebox.toml by which a call may cost exactly what it costs, and a lease ends soon."""
     prices = f"input_usd_per_mtok = 0.0\noutput_usd_per_mtok = {CALL_USD * 1e4}\ncontext_window = 128000\n"
-    text = f'[worker]\nconcurrency = 2\nlease_s = 2.0\n[providers.sim]\nbase_url = "{url}/v1"\n[models."{MODEL}"]\n{prices}'
-    (bus.place / "farebox.toml").write_text(text, encoding="utf-8")
+    text = f'[worker]\nconcurrency = 2\nlease_s = 2.0\n[providers.sim]\nbase_url = "{url}/v1"\n'
+    (bus.place / "farebox.toml").write_text(f'{text}[models."{MODEL}"]\n{prices}', encoding="utf-8")
 
 
 def _bill_usd(url: str) -> float:

@@ -121,8 +121,8 @@ def measured(repeats: int) -> Report:
     found = measure.repeat(repeats, lambda: _once(cases), "paced")
     report = Report(
         f"paced: {PROCESSES} worker processes under one provider's limits",
-        f"The simulator judges for {WATCHED_S} s, {WARM_UP_S} s after the start; the queue is never empty. All cases run "
-        "at the same time, each with a server, a simulator and processes of its own.",
+        f"The simulator judges for {WATCHED_S} s, {WARM_UP_S} s after the start; the queue is never empty. All cases "
+        "run at the same time, each with a server, a simulator and processes of its own.",
     )
     for case in cases:
         report.add(f"{case.name}: % of what is allowed", found[f"{case.name} used"], case.target)

@@ -19,7 +19,6 @@ JOBS = measure.sized(20_000, 400)
 PEER_JOBS = measure.sized(3_000, 300)
 CONCURRENCY = 100
 PEERS = {"arq": "arq", "saq": "SAQ", "streaq": "streaQ", "taskiq": "taskiq"}
-PORT = 17_399
 
 
 def measured(repeats: int) -> Report:
@@ -58,7 +57,7 @@ def measured(repeats: int) -> Report:
 
 
 async def _ours():
-    async with fleet(port=PORT) as bus:
+    async with fleet(port=measure.free_port()) as bus:
         await bus.pause()
         await bus.fill(JOBS)
         await bus.start(FAREBOX_WORKER_CONCURRENCY=str(CONCURRENCY))
@@ -66,7 +65,7 @@ async def _ours():
 
 
 def _theirs(name, python):
-    with measure.server(port=PORT) as server:
+    with measure.server(port=measure.free_port()) as server:
         command = [python, HERE / "peers" / f"{name}_noop.py", server.url, str(PEER_JOBS), str(CONCURRENCY)]
         ended = subprocess.run(command, check=False, capture_output=True, text=True)
     if ended.returncode:

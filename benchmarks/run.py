@@ -25,9 +25,9 @@ NAMES = (
 RESULTS = HERE / "RESULTS.md"
 HEAD = """# What was measured
 
-Medians of at least 5 repeats, the least and the most in brackets; ratios are taken within one repeat. Made by `make bench`
-(`python benchmarks/run.py [NAME…]`); every section names its own machine, date, commit and repeats. *Met* is judged by the
-median; "by the median" says that the worst repeat was on the other side.
+Medians, the least and the most in brackets; ratios are taken within one repeat. Made by `make bench`
+(`python benchmarks/run.py [NAME…]`); every section names its own machine, date, commit and repeats. *Met* is judged by
+the median; "by the median" says that the worst repeat was on the other side.
 """
 
 

@@ -9,14 +9,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-HEAD = "| what | target | measured | met | section |\n|---|---|---|---|---|"
+PROMISED = "| promise | what | target | measured | met | section |\n|---|---|---|---|---|---|"
+FURTHER = "| what | target | measured | met | section |\n|---|---|---|---|---|"
 NUMBER = r"[\d,]+(?:\.\d+)?"
 UNMEASURED = "*not measured yet*"
 
 
 @dataclass(frozen=True)
 class Promise:
-    """A row of the design's list: its words, and the rows of a section that show it (a pattern from their beginning)."""
+    """A row of the design's list: its words, and a pattern of the rows of a section that show it."""
 
     words: str
     section: str
@@ -25,8 +26,7 @@ class Promise:
 
 PROMISES = (
     Promise(
-        "end to end over HTTP against the simulator at 0 latency, one worker process: calls per CPU second, the server's "
-        "CPU on our side, beside a plain `AsyncOpenAI` loop",
+        "end to end over HTTP beside a plain `AsyncOpenAI` loop, one worker process, the server's CPU on our side",
         "calls", r"calls per CPU second, times",
     ),
     Promise("the bus alone: echo lane, 1 KB bodies, one worker process", "bus", r"jobs/s$"),
@@ -59,10 +59,10 @@ class Row:
             return "**no**"
         return "yes" if all(_keeps(other, sign, bound) for other in others) else "by the median"
 
-    def line(self, words: str = "") -> str:
+    @property
+    def line(self) -> str:
         """Say it as a row of these tables."""
-        what = f"{words}: {self.what}" if words else self.what
-        return f"| {what} | {self.target} | {self.figure} | {self.verdict} | {self.section} |"
+        return f"| {self.what} | {self.target} | {self.figure} | {self.verdict} | {self.section} |"
 
 
 def tables(sections: Mapping[str, str]) -> str:
@@ -71,12 +71,13 @@ def tables(sections: Mapping[str, str]) -> str:
     promised, shown = [], set()
     for promise in PROMISES:
         found = [row for row in rows if row.section == promise.section and re.match(promise.rows, row.what)]
-        promised += [row.line(promise.words) for row in found]
-        promised += [] if found else [f"| {promise.words} | | {UNMEASURED} | | {promise.section} |"]
+        lines = [row.line for row in found] or [f"| {UNMEASURED} | | | | {promise.section} |"]
+        promised += [f"| {promise.words} {line}" for line in lines]
         shown |= set(found)
-    others = [row.line() for row in rows if row not in shown]
-    parts = ["## The design's promises", "\n".join([HEAD, *promised]), "## Further targets", "\n".join([HEAD, *others])]
-    return "\n\n".join([*parts, _time(sections)]) + "\n"
+    others = [row.line for row in rows if row not in shown]
+    first, second = "\n".join([PROMISED, *promised]), "\n".join([FURTHER, *others])
+    parts = ["## What the design promises", first, "## What else has a target", second, _time(sections)]
+    return "\n\n".join(parts) + "\n"
 
 
 def rows_of(section: str, text: str) -> list[Row]:
@@ -87,7 +88,10 @@ def rows_of(section: str, text: str) -> list[Row]:
 
 def numbers(figure: str) -> list[float]:
     """Read the numbers of a figure: the median, and the least and the most where they are said."""
-    return [float(number.replace(",", "")) for number in re.findall(rf"-?{NUMBER}", figure)[:3]]
+    found = re.match(rf"(-?{NUMBER})(?:.* \((-?{NUMBER}) to (-?{NUMBER})\))?", figure)
+    if not found:
+        raise ValueError(f"a figure begins with a number, unlike {figure!r}")
+    return [float(number.replace(",", "")) for number in found.groups() if number]
 
 
 def bounded(target: str) -> tuple[str, float]:

@@ -1,5 +1,6 @@
 """A real server with docs/users.acl in force, and clients of each role."""
 
+import asyncio
 import contextlib
 import hashlib
 import re
@@ -20,6 +21,9 @@ from farebox.connection import connect
 from farebox.keys import Keys
 from farebox.ledger import Ledger
 from farebox.records import Job
+from farebox_worker.process.process import Process
+from farebox_worker.settings import load
+from farebox_worker.shop import Shop
 
 DOCS = Path(__file__).parent.parent / "docs"
 RULES = (DOCS / "users.acl").read_text("utf-8")
@@ -120,6 +124,18 @@ def refusals(admin):
 def jobs(count, **fields):
     body = b'{"messages":[{"role":"user","content":"Hello"}],"max_tokens":5}'
     return [Job(1, f"c{n}", LANE, "chat", body, **fields) for n in range(count)]
+
+
+async def serve(client):
+    """One worker process of today's settings, until nothing is left to do."""
+    settings = load(environ={})
+    async with Shop(settings) as shop:
+        process = Process(client, settings, shop.routes, burst=True, handle_signals=False)
+        await asyncio.wait_for(process.main(), 60)
+        assert await process._housekeeping.sweep() >= 0
+        await process._poll_iteration()
+        await process.depart()
+        return process.jobs_complete
 
 
 async def submitted(enter, batch_id="b1", count=3):

@@ -84,6 +84,7 @@ class Work:
     doubts: int = 0
     claims: int = 0
     tried: list[str] = field(default_factory=list)
+    is_superseded: bool = False
 
     @property
     def scopes(self):
@@ -347,6 +348,7 @@ class MoneyMachine(RuleBasedStateMachine):
             raise AssertionError("a cancelled batch took jobs back")
         failed = [w for w in chosen if w.outcome == "failed"]
         if not failed:
+            assert not arguments or self.do(self.tongue.say(RETRY, name, *arguments))[1] == 0
             return
         self.do(batch.keep())
         self.do(batch.note_deadlines({w.id: w.job.deadline_ms for w in failed if w.job.deadline_ms}))
@@ -364,6 +366,7 @@ class MoneyMachine(RuleBasedStateMachine):
         waits, batch = not work.outcome and not work.running, self.batches[work.batch]
         assert self.do(drop(batch, work.id, work.job.custom_id, work.flow)) == waits
         if waits:
+            assert not self.eyes.hexists("farebox:parking", work.flow), "it waits for one that is gone"
             work.end("cancelled")
         self.do(batch.retain())
 
@@ -426,7 +429,7 @@ class MoneyMachine(RuleBasedStateMachine):
         self._claim(asks, only=only, is_short=is_short)
 
     def _claim(self, asks, *, only="", is_short=False):
-        name = f"{len(self.tries):012d}"
+        name = f"{len(self.tries):011d}"
         slots = {}
         for lane, (free, most) in asks.items():
             running = sum(w.running is not None for w in self.works.values() if w.lane == lane)
@@ -451,7 +454,9 @@ class MoneyMachine(RuleBasedStateMachine):
             assert work in ready, "claimed what was not to be had"
             assert work.due_ms <= after, "claimed before it was due"
             assert self._paused_until(work.lane) <= after, "claimed in a lane that is paused"
-            assert (claimed.attempts, claimed.doubts, claimed.claims) == (work.attempts, work.doubts, work.claims)
+            told = work.attempts, work.doubts, work.claims
+            is_fresh = work.is_superseded and float(claimed.score) < SEQUENCE_END  # nothing is remembered of these
+            assert (claimed.attempts, claimed.doubts, claimed.claims) == ((0, 0, 0) if is_fresh else told)
             self.last_claim = None
             work.running = Try(claimed, work, is_short)
             self.tries.append(work.running)
@@ -490,7 +495,7 @@ class MoneyMachine(RuleBasedStateMachine):
         running = {w.running.claimed.token for w in self.works.values() if w.running and not w.outcome}
         assert again == [claimed.token for claimed in found if claimed.token in running]
 
-    @rule(hold=st.sampled_from((0, 20, 60, "all", "over")), is_short=st.booleans(), admits=st.booleans())
+    @rule(hold=st.sampled_from((-1, 0, 20, 60, "all", "over")), is_short=st.booleans(), admits=st.booleans())
     def rush(self, hold, is_short, admits):
         """Take whatever there is, and admit it all at once or not at all."""
         found = {claimed.token for claimed in self._claim(dict.fromkeys(LANES, (9, 0)), is_short=is_short)}
@@ -498,7 +503,7 @@ class MoneyMachine(RuleBasedStateMachine):
         if admits:
             self._admit(chosen, [hold if place == 0 or hold in (20, 60) else 10 for place in range(len(chosen))])
 
-    @rule(hold=st.sampled_from((0, 20, 60, "all")), is_short=st.booleans(), endings=ENDINGS)
+    @rule(hold=st.sampled_from((-1, 0, 20, 60, "all")), is_short=st.booleans(), endings=ENDINGS)
     def shift(self, hold, is_short, endings):
         """Work goes as it should: what is claimed is admitted, and what runs longest ends."""
         self.rush(hold, is_short=is_short, admits=True)
@@ -512,8 +517,9 @@ class MoneyMachine(RuleBasedStateMachine):
         is_renewed=st.booleans(),
         days=st.sampled_from((0, 0, 1, 2)),
         moves=st.booleans(),
+        together=st.booleans(),
     )
-    def overtake(self, hold, late, is_renewed, days, moves):
+    def overtake(self, hold, late, is_renewed, days, moves, together):
         """Workers seem dead, others take their jobs, perhaps a night goes by, and then the dead speak."""
         self.rush(hold, is_short=True, admits=True)
         slow = [t for t in self.tries if t.owed == "held" and t.is_short][: len(late)]
@@ -530,7 +536,11 @@ class MoneyMachine(RuleBasedStateMachine):
         if days:
             self.pass_days(days)
             self.judge()
-        self._settle([(t, self._ending(draw, t)) for t, draw in zip(slow, late, strict=False) if t.owed])
+        speak = [(t, self._ending(draw, t)) for t, draw in zip(slow, late, strict=False) if t.owed]
+        if together:  # who took their jobs has ended too, and all go in one group
+            others = [t.work.running for t, _ in speak if t.work.running and t.work.running.owed == "held"]
+            speak += [(t, self._ending(("answer", "half", 0, "", 0, ""), t)) for t in others]
+        self._settle(speak)
 
     def _some(self, places, *, only=lambda one: True):
         """Choose attempts by numbers that mean something whatever there is, so that games can be played again."""
@@ -749,7 +759,8 @@ class MoneyMachine(RuleBasedStateMachine):
     def reassert(self, places, lost, is_over, taken):
         """Let the server forget claims and their holds, perhaps give the jobs to others, and be told of all again."""
         told = self._some(places, only=lambda t: t.hold is not None and (t.owed or t.is_settled or t.is_forgotten))
-        gone = self._some(lost, only=lambda t: t in told and t.owed == "held" and self._may_forget(t))
+        gone = self._some(lost, only=self._may_forget)
+        told = list(dict.fromkeys([*told, *gone]))
         for t in gone:
             self._forget(t)
         if gone and taken:
@@ -767,7 +778,7 @@ class MoneyMachine(RuleBasedStateMachine):
             t.is_short = t.is_short and (is_over or t.work.running is not t)
 
     def _may_forget(self, t):
-        return t.work.running is t and not t.work.outcome and t.work.batch not in self.cancelled
+        return t.owed == "held" and t.work.running is t and not t.work.outcome and t.work.batch not in self.cancelled
 
     def _forget(self, t):
         """As after a crash of the server: it was never claimed, so it never held anything."""
@@ -788,6 +799,9 @@ class MoneyMachine(RuleBasedStateMachine):
         if is_over or (other and other.owed):
             self._doubt(t)
             t.work.doubts += 1
+            t.work.is_superseded = bool(other)
+            if not other:
+                t.work.due_ms = 0
         else:
             self.books.add(t.scopes, held=t.hold)
             t.owed, t.work.running = "held", t
@@ -844,6 +858,8 @@ class MoneyMachine(RuleBasedStateMachine):
             if flow and flow in self.parking:
                 reach = self.books.room(name) + self.books.counters[split(name)[0]]["held"]
                 assert self.parking[flow][1] <= reach, "what can never fit keeps others out"
+        self.judge()
+        self.rush(20, is_short=False, admits=True)
 
     # --- operators ------------------------------------------------------------------------------------------------
 
@@ -890,6 +906,20 @@ class MoneyMachine(RuleBasedStateMachine):
         if (kind, by) == ("provider", "provider"):
             self.probing.setdefault(name, None)
 
+    @rule(provider=st.sampled_from(PROVIDERS), late=ENDINGS)
+    def come_back(self, provider, late):
+        """A provider's own pause ends: one goes first, whatever else is tried; those on their way before it end."""
+        before = [t for t in self.tries if t.owed == "held" and not t.is_settled]
+        self.pause(f"provider:{provider}", 60, "provider")
+        self._pass(61)
+        self.reopens = False
+        for _ in range(2):
+            self.rush(20, is_short=False, admits=True)
+            self.judge()
+        self._settle([(t, self._ending(draw, t)) for t, draw in zip(before, late, strict=False)])
+        self.judge()
+        self.rush(20, is_short=False, admits=True)
+
     @rule(of=st.sampled_from(("lane:p:a", "lane:q:b", "provider:p", "provider:q")))
     def resume(self, of):
         kind, _, name = of.partition(":")
@@ -929,8 +959,8 @@ class MoneyMachine(RuleBasedStateMachine):
         self.eyes.hset("farebox:ledger", "clock", self.now_ms())
         self.books.today = self.today()
 
-    @rule(places=st.lists(PLACE, min_size=1, max_size=3), is_charge=st.booleans())
-    def confirm(self, places, is_charge):
+    @rule(places=st.lists(PLACE, min_size=1, max_size=3), is_charge=st.booleans(), late=ENDING)
+    def confirm(self, places, is_charge, late):
         chosen = self._some(places, only=lambda t: t.owed == "unconfirmed")
         tokens = [t.claimed.token for t in chosen]
         answer = self.do(self.batches["b0"].ledger.confirm([*tokens, "nobody knows it", *tokens], is_charge=is_charge))
@@ -940,8 +970,11 @@ class MoneyMachine(RuleBasedStateMachine):
             t.owed, t.is_forgotten = "", True
             if is_charge:
                 t.is_settled = True
-                late = self._ending(("answer", "all", 0, "", 0, ""), t)
-                assert self.do(settle(self.tongue, [late], results_ttl_ms=TTL)) == ["repeat"]
+                again = self._ending(("answer", "all", 0, "", 0, ""), t)
+                assert self.do(settle(self.tongue, [again], results_ttl_ms=TTL)) == ["repeat"]
+        if chosen and not is_charge:  # the first of them is heard of after all
+            self.judge()
+            self._settle([(chosen[0], self._ending(late, chosen[0]))])
 
     @rule(keep_rows=st.sampled_from((0, 1, 5)), entries=st.sampled_from((1, 2, 50)))
     def fold(self, keep_rows, entries):

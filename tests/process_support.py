@@ -8,6 +8,7 @@ import fakeredis
 import pytest
 from arq.connections import ArqRedis
 from redis import Redis as SyncRedis
+from tests.polling import until
 
 from farebox.batch import Batch
 from farebox.connection import connect
@@ -117,12 +118,6 @@ class Stage:
 
     async def _has_finished(self, count):
         return (await self.batch.progress()).finished >= count
-
-
-async def until(is_so, within_s=10):
-    async with asyncio.timeout(within_s):
-        while not (await found if asyncio.iscoroutine(found := is_so()) else found):  # noqa: ASYNC110 - it is in Redis
-            await asyncio.sleep(0.01)
 
 
 @pytest.fixture

@@ -42,7 +42,9 @@ class Proxy:
             await self._break()
         line = {"said": b"", "is_dead": False}
         self._lines.append(line)
-        await asyncio.gather(self._pump(reader, there_writer, writer, line), self._pump(there_reader, writer, None, line))
+        await asyncio.gather(
+            self._pump(reader, there_writer, writer, line), self._pump(there_reader, writer, None, line)
+        )
 
     async def _pump(self, source, sink, back, line):
         """Carry bytes; `back` is where the sender listens, None for answers."""
@@ -66,10 +68,14 @@ class Proxy:
 
     def vanish(self, word):
         """Let the connections on which a word was said go on in silence, as when a peer is gone without a RST; how many."""
-        found = [line for line in self._lines if word in line["said"] and not line["is_dead"]]
+        found = self.alive(word)
         for line in found:
             line["is_dead"] = True
         return len(found)
+
+    def alive(self, word):
+        """The connections on which a word was said and that did not vanish."""
+        return [line for line in self._lines if word in line["said"] and not line["is_dead"]]
 
     async def _break(self):
         for writer in self._open:

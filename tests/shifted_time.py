@@ -3,7 +3,6 @@
 Leases, windows and records then live in that time; the TTL of keys and the ids of streams stay in the server's own.
 """
 
-import hashlib
 from contextlib import contextmanager
 
 from farebox import scripts

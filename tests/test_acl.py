@@ -1,6 +1,5 @@
 """docs/users.acl on a real server: each role can do all of its work; and what an ACL cannot separate."""
 
-import asyncio
 import re
 import subprocess
 
@@ -14,16 +13,18 @@ from tests.acl_server import (
     RULES,
     jobs,
     refusals,
+    serve,
     submitted,
 )
 from tests.conftest import server_binary
 
 from farebox import keys as keys_module
 from farebox.amend import drop, retry_failed
-from farebox.batch import Batch, Submitted, list_batches
+from farebox.batch import Batch, Submitted
 from farebox.connection import check_server
 from farebox.errors import InputError, NoLedgerError
 from farebox.ledger import Ledger
+from farebox.progress import list_batches
 from farebox.records import Job, encode_job
 from farebox.reuse import ReusingBatch
 from farebox_worker.bus.admit import Fare, admit
@@ -31,23 +32,8 @@ from farebox_worker.bus.claim import Ask, claim
 from farebox_worker.bus.lapse import lapse
 from farebox_worker.bus.pause import pause, resume
 from farebox_worker.bus.withdraw import withdraw
-from farebox_worker.process.process import Process
-from farebox_worker.settings import load
-from farebox_worker.shop import Shop
 
 pytestmark = [pytest.mark.server, pytest.mark.skipif(server_binary() is None, reason="no server to test on")]
-
-
-async def serve(client):
-    """One worker process of today's settings, until nothing is left to do."""
-    settings = load(environ={})
-    async with Shop(settings) as shop:
-        process = Process(client, settings, shop.routes, burst=True, handle_signals=False)
-        await asyncio.wait_for(process.main(), 60)
-        assert await process._housekeeping.sweep() >= 0
-        await process._poll_iteration()
-        await process.depart()
-        return process.jobs_complete
 
 
 # --- what each role can do -----------------------------------------------------------------------------------------

@@ -68,10 +68,42 @@ async def test_claims_come_in_order_and_never_twice(batch):
 
 async def test_a_claim_asked_again_gives_the_same_jobs(batch):
     await batch.submit(jobs(6))
-    first = await take(batch, 3, name="abcdefghijkl")
-    again = await take(batch, 3, name="abcdefghijkl")
+    first = await take(batch, 3, name="abcdefghijk")
+    again = await take(batch, 3, name="abcdefghijk")
     assert [(job.job_id, job.token, job.payload) for job in first] == [(j.job_id, j.token, j.payload) for j in again]
     assert len(await take(batch)) == 3
+
+
+async def test_the_marks_of_a_long_claim_are_in_hashes_of_64(batch, redis):
+    await batch.submit(jobs(130))
+    await redis.hset(f"farebox:lane:{LANE}", "target", 200)
+    claimed = await take(batch, 130, name="abcdefghijk")
+    assert len({job.token for job in claimed}) == 130
+    assert all(len(job.token) == 16 for job in claimed)
+    await enter(batch, claimed, 10)
+    settlements = [finished(job, amount=3) for job in claimed]
+    assert await settle(batch.tongue, settlements, results_ttl_ms=TTL) == ["done"] * 130
+    assert await settle(batch.tongue, settlements, results_ttl_ms=TTL) == ["repeat"] * 130
+    sizes = [await redis.hlen(f"farebox:settled:abcdefghijk{digit}") for digit in "012"]
+    assert sizes == [64, 64, 2]
+    assert (await batch.ledger.scope()).spent_nusd == 390
+
+
+async def test_a_group_of_unlike_attempts_ends_each_its_own_way(batch, redis):
+    await batch.submit(jobs(4))
+    done, failing, again, back = claimed = await take(batch)
+    await enter(batch, claimed, 10)
+    failure = dataclasses.replace(finished(failing, amount=0), money="release", outcome="failed")
+    retry = Settlement(again.job_id, again.flow, again.token, "retry", "release", due="0", attempts=2)
+    handed = Settlement(back.job_id, back.flow, back.token, "return", "release", due=back.score)
+    group = [finished(done, amount=3), failure, retry, handed]
+    assert await settle(batch.tongue, group, results_ttl_ms=TTL) == ["done"] * 4
+    assert await redis.hmget("farebox:batch:b1", "succeeded", "failed") == [b"1", b"1"]
+    assert await redis.hmget("farebox:scope:global", "spent", "held", "calls") == [b"3", b"0", b"1"]
+    left = {job.job_id: (job.attempts, job.score) for job in await take(batch)}
+    assert left[again.job_id][0] == 2
+    assert left[back.job_id] == (0, back.score)
+    assert len(left) == 2
 
 
 async def test_an_admit_keeps_the_invariant_and_parks_what_has_no_room(batch):

@@ -50,6 +50,31 @@ def test_a_failure_ends_with_3_and_ctrl_c_with_130(desk, simulate):
     assert desk.end(watching).code == 130
 
 
+def test_a_batch_that_ended_shows_what_each_model_did_and_why_jobs_failed(desk, simulate):
+    simulate("--share-500", 0.5, "--latency-ms", 20)
+    desk.environment["FAREBOX_WORKER_MAX_ATTEMPTS"] = "1"
+    desk.run("budget", "set", 1)
+    desk.prompts(30)
+    name = desk.run("submit", "in.jsonl", "-m", "sim:sim-1").stdout.strip()
+    assert desk.run("worker", "--burst").code == 0
+    watched = desk.run("watch", name)
+    assert watched.code == 3
+    head, row = (line.split() for line in watched.stderr.splitlines()[1:3])
+    assert head == ["model", "jobs", "failed", "p50", "p95", "tokens", "in", "tokens", "out", "cost"]
+    assert row[:2] == ["sim:sim-1", "30"]
+    assert " failed, " in watched.stderr.splitlines()[3]  # a cause and an example
+    by_model = desk.run("watch", name, "--json", "--quiet").json["batches"][0]["by_model"]["sim:sim-1"]
+    assert (by_model["jobs"], by_model["failed"]) == (30, int(row[2]))
+    assert 0 < by_model["p50_ms"] <= by_model["p95_ms"]
+
+
+def test_results_that_were_collected_are_not_counted_again(desk):
+    desk.prompts(3)
+    name = desk.run("run", "in.jsonl", *ECHO, "--budget", 1, "--json").json["batch_id"]
+    watched = desk.run("watch", name)
+    assert (watched.code, len(watched.stderr.splitlines())) == (0, 1)  # the run has shown its table
+
+
 def test_an_unknown_batch_is_named(desk):
     desk.prompts(1)
     desk.run("run", "in.jsonl", *ECHO, "--budget", 1)

@@ -10,9 +10,10 @@ from pathlib import Path
 import msgspec
 import pytest
 from redis import Redis as SyncRedis
-from tests.acl_server import refusals
+from tests.acl_server import refusals, serve
 from tests.cli_support import kill_group
 from tests.conftest import server_binary
+from tests.polling import until
 
 import farebox
 
@@ -94,9 +95,11 @@ async def test_at_the_limit_a_job_parks_and_is_cancelled_or_goes_on(url):
         await client.begin_batch(name="poor", budget_usd=0.000001)
         handle = await client.submit(ECHO, prompt="Hi", max_tokens=1000, batch="poor")
         other = await client.submit(ECHO, prompt="Ho", max_tokens=1000, batch="poor")
-        async with asyncio.timeout(60):
-            while (await handle.status()).state != "parked":  # noqa: ASYNC110 - it is in Redis
-                await asyncio.sleep(0.02)
+
+        async def is_parked():
+            return (await handle.status()).state == "parked"
+
+        await until(is_parked, 60)
         assert await handle.cancel()
         assert (await handle.result(timeout=30)).error.code == "cancelled"
         await client.begin_batch(name="poor", budget_usd=0.5)
@@ -171,8 +174,6 @@ async def test_a_producer_s_rights_are_enough_for_the_client(guarded, enter, adm
         assert await handle.cancel()
         assert (await waiting).outcome == "cancelled"
         batch = await client.submit_batch([{"custom_id": "bad", "messages": [{"role": 5}]}], model=ECHO, name="c")
-        from tests.test_acl import serve  # noqa: PLC0415 - its tests need not be loaded for ours
-
         await serve(enter("worker"))
         assert [answer.outcome async for answer in batch.results()] == ["failed"]
         assert await batch.retry_failed() == 1

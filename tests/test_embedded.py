@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -288,8 +290,6 @@ def test_a_directory_without_the_right_to_write_is_named(tmp_path):
 
 @pytest.mark.parametrize(("error", "said"), [("ENOSPC", "disk of .* is full"), ("EROFS", "cannot write in")])
 def test_what_the_system_refuses_says_what_to_do(data, monkeypatch, error, said):
-    import errno  # noqa: PLC0415
-
     def refuse(*args, **kwargs):
         number = getattr(errno, error)
         raise OSError(number, os.strerror(number))
@@ -330,8 +330,6 @@ def test_a_throw_away_server_on_a_port_can_be_killed_and_stopped(tmp_path, unuse
 
 @pytest.fixture
 def unused_port():
-    import socket  # noqa: PLC0415
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

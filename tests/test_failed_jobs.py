@@ -4,7 +4,8 @@ import asyncio
 
 import msgspec
 import pytest
-from tests.process_support import HOLD, LANE, Stage, until
+from tests.polling import until
+from tests.process_support import HOLD, LANE, Stage
 
 from farebox.amend import drop, retry_failed
 from farebox.errors import (

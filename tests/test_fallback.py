@@ -7,12 +7,11 @@ from contextlib import asynccontextmanager
 
 import fakeredis
 import pytest
-from arq.connections import ArqRedis
 from redis import Redis as SyncRedis
+from tests.polling import until
+from tests.process_support import Stage
 
 from farebox.amend import retry_failed
-from farebox.batch import Batch
-from farebox.connection import connect
 from farebox.errors import (
     FareboxError,
     ProviderAccountError,
@@ -89,19 +88,12 @@ class Shelf:
         return False
 
 
-class Stage:
-    """A bus with a batch, and processes on it."""
+class Fallbacks(Stage):
+    """A stage on which jobs name several models, and a vendor answers them all."""
 
     def __init__(self, url):
-        self.url = url
-        self.fake = None if url else fakeredis.FakeServer()
+        super().__init__(url)
         self.vendor = Vendor()
-        self.batch = Batch(self.client(), "b1")
-
-    def client(self):
-        if self.url:
-            return connect(self.url, client=ArqRedis)
-        return ArqRedis(fakeredis.FakeAsyncRedis(server=self.fake).connection_pool)
 
     def eyes(self):
         if self.url:
@@ -130,22 +122,13 @@ class Stage:
             await asyncio.gather(task, return_exceptions=True)
             await process.close()
 
-    async def finished(self, count, within_s=15):
-        async with asyncio.timeout(within_s):
-            while (await self.batch.progress()).finished < count:  # noqa: ASYNC110 - it is in Redis
-                await asyncio.sleep(0.01)
-
     async def results(self):
-        return [result for entry in await self.batch.read(count=1000) for _, result in entry.results]
-
-    async def money(self):
-        scope = await self.batch.ledger.scope()
-        return scope.spent_nusd, scope.held_nusd, scope.unconfirmed_nusd
+        return [result for _, result in await super().results()]
 
 
 @pytest.fixture
 async def stage(server):
-    stage = Stage(server)
+    stage = Fallbacks(server)
     yield stage
     await stage.batch.redis.aclose(close_connection_pool=True)
 
@@ -258,9 +241,7 @@ async def test_a_job_that_moves_while_its_batch_is_cancelled_is_swept_in_its_new
     stage.vendor.act[A] = refuse
     async with stage.process() as process:
         await cancelled.wait()
-        async with asyncio.timeout(10):
-            while process.in_flight:  # noqa: ASYNC110 - a number
-                await asyncio.sleep(0.01)
+        await until(lambda: not process.in_flight)
         while await sweep(stage.batch.tongue, results_ttl_ms=1000):
             pass
         await stage.finished(1)
@@ -405,7 +386,7 @@ async def test_what_a_worker_has_claimed_does_not_move_even_when_its_lease_has_r
 
 async def test_a_flow_is_noted_only_while_its_jobs_may_still_go_elsewhere(stage):
     await stage.begin(5, B, C)
-    noted = stage.batch.ledger.keys.movable
+    noted = stage.batch.ledger.keys.flows_to_move("movable")
     moves = await moves_of(stage)
     await pause(stage.batch.tongue, A, seconds=300, why="account")
     assert await moves.relieve() == 5
@@ -422,8 +403,8 @@ async def test_what_failed_in_all_lanes_but_one_is_noted_no_more(stage):
     stage.vendor.act[A] = raising(REFUSED)
     async with stage.process():
         await stage.finished(3)
-        await stage.batch.redis.srem(stage.batch.ledger.keys.movable, f"farebox:flow:0:b1:{A}")
-        assert await stage.batch.redis.smembers(stage.batch.ledger.keys.movable) == set()
+        await stage.batch.redis.srem(stage.batch.ledger.keys.flows_to_move("movable"), f"farebox:flow:0:b1:{A}")
+        assert await stage.batch.redis.smembers(stage.batch.ledger.keys.flows_to_move("movable")) == set()
 
 
 # --- spread over equals ---------------------------------------------------------------------------------------------

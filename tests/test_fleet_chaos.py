@@ -9,13 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.chaos import Arena
+from tests.arena import Arena
 from tests.conftest import server_binary
 from tests.proxy import Proxy
 
 from farebox_worker.server.embedded import start_server
 
 LEASE_S = 2.0  # of every arena
+IN_FLIGHT = 6  # of a worker: 2 calls in 3 lanes
 
 pytestmark = [
     pytest.mark.slow,
@@ -63,7 +64,11 @@ class Fleet(Arena):
         self.settle_down(120)
         seen = self.judge()
         assert not seen.broken, seen.table() + seen.log
-        assert seen.answered == seen.jobs, seen.table()
+        assert (seen.answered, seen.lost) == (seen.jobs, 0), seen.table()
+        unanswered = seen.billed_calls - seen.jobs
+        words = f"\nlost: {seen.lost}; paid and not answered: {unanswered}, answered twice: {seen.twice}"
+        print(words)  # noqa: T201 - with pytest -s
+        assert unanswered <= seen.at_risk, "at most what was in flight"
         return seen
 
 
@@ -82,8 +87,8 @@ def test_a_stopped_worker_that_goes_on_after_two_leases_sends_and_finishes_nothi
         victim.send_signal(signal.SIGSTOP)
         time.sleep(2 * LEASE_S)
         victim.send_signal(signal.SIGCONT)
-        seen = fleet.judged()
-        assert seen.billed_calls - seen.jobs <= 6, "at most what it had in flight: 2 calls in 3 lanes"
+        fleet.seen.at_risk = IN_FLIGHT
+        fleet.judged()
 
 
 @pytest.mark.parametrize("mode", ["swallow", "delay"])
@@ -95,8 +100,8 @@ def test_a_worker_that_is_cut_off_sends_nothing_after_its_lease_and_comes_back(m
         proxy.be(mode, delay_s=LEASE_S)
         time.sleep(3 * LEASE_S)
         proxy.be("pass")
-        seen = fleet.judged()
-        assert seen.billed_calls - seen.jobs <= 6, "at most what it had in flight"
+        fleet.seen.at_risk = IN_FLIGHT
+        fleet.judged()
 
 
 def test_a_server_that_is_away_for_longer_than_a_lease_finds_every_call_again(make):
@@ -138,7 +143,7 @@ def test_clocks_that_are_an_hour_off_change_nothing(make):
         fleet.kill_worker_at(0)
         fleet.kill_worker_at(1)
         seen = fleet.judged()
-        assert seen.billed_calls - seen.jobs <= 12, "at most what the killed had in flight"
+        assert seen.at_risk == 2 * IN_FLIGHT
 
 
 def test_a_cancel_with_now_ends_every_call_of_the_fleet_within_seconds(make):

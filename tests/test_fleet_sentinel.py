@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from redis import Redis as SyncRedis
 from redis.exceptions import RedisError
-from tests.chaos import Arena
+from tests.arena import Arena
 from tests.conftest import server_binary
 from tests.test_state_loss_fleet import free_port
 

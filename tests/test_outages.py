@@ -13,7 +13,8 @@ from redis import Redis as SyncRedis
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from tests.conftest import server_binary
-from tests.process_support import COST, Stage, until
+from tests.polling import until
+from tests.process_support import COST, Stage
 from tests.proxy import Proxy
 
 from farebox.connection import PASSING, check_server, connect, passes, word_of

@@ -362,6 +362,18 @@ def test_a_full_disk_cuts_back_to_what_is_synced_and_says_what_to_do(path, out, 
     assert (out.lines, out.spent_nusd, job(2) in out.done, out.synced_length) == (1, 1, False, len(line(1)))
 
 
+def test_a_flush_leaves_the_tables_to_the_thread_that_is_asked(out, monkeypatch):
+    out.append([line(1)])
+    with monkeypatch.context() as patch:
+        patch.setattr(out.done, "keep", failing(errno.EIO))
+        out.flush()
+    assert out.synced_length == len(line(1))
+    assert job(1) in out.done
+    out.keep()
+    assert out.done.outcome(job(1)) == "succeeded"
+    assert out.append([line(1)]) == 0
+
+
 def test_after_a_failed_sync_nothing_more_is_taken(path, out, monkeypatch):
     with monkeypatch.context() as patch:
         out.append([line(1)])

@@ -3,6 +3,7 @@
 import asyncio
 import math
 
+import fakeredis
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -176,8 +177,6 @@ async def test_configuration_goes_before_headers_and_may_be_taken_back(batch, re
     steps=st.lists(st.tuples(st.sampled_from((0, 0.05, 0.4, 1, 7, 61)), st.integers(1, 40)), min_size=1, max_size=12),
 )
 def test_no_sequence_of_claims_gets_more_requests_than_a_bucket_in_python_gives(rpm, steps):
-    import fakeredis  # noqa: PLC0415
-
     async def play():
         redis = fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer())
         own = Batch(redis, "b1")

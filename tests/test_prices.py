@@ -9,6 +9,7 @@ from decimal import Decimal
 from types import SimpleNamespace
 
 import pytest
+from genai_prices import Usage, calc_price, data_snapshot
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -36,8 +37,6 @@ def table(models: dict[str, ModelSettings] | None = None, **providers: ProviderS
 
 
 def genai_usd(kind: str, model_id: str, usage: TokenUsage) -> Decimal:
-    from genai_prices import Usage, calc_price  # noqa: PLC0415
-
     total = usage.input_tokens + usage.cache_read_tokens + usage.cache_write_tokens
     counts = Usage(
         input_tokens=total,
@@ -161,8 +160,6 @@ def test_prices_are_those_of_the_date():
 
 @pytest.mark.parametrize("day", [datetime(2025, 6, 1, tzinfo=UTC), NOW], ids=["2025", "2026"])
 def test_a_price_that_depends_on_the_hour_holds_until_after_the_refresh(day):
-    from genai_prices import Usage, calc_price  # noqa: PLC0415
-
     def usd(moment):
         usage = Usage(input_tokens=1_000_000)
         return calc_price(usage, "deepseek-chat", provider_id="deepseek", genai_request_timestamp=moment).total_price
@@ -241,8 +238,6 @@ def test_a_listed_rate_a_million_times_off_is_not_believed(monkeypatch, caplog, 
 
 
 def test_a_broken_table_prices_nothing(monkeypatch):
-    from genai_prices import data_snapshot  # noqa: PLC0415
-
     monkeypatch.setattr(data_snapshot, "get_snapshot", lambda: SimpleNamespace(providers=[]))
     with pytest.raises(ConfigError, match="holds 0 models"):
         compile_price("openai", "openai", "gpt-5-mini", now=NOW)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import math
 import signal
 import tempfile
 import time
@@ -12,12 +13,14 @@ from pathlib import Path
 
 import pytest
 from redis.exceptions import ResponseError
-from tests.process_support import COST, HOLD, LANE, Shelf, Stage, until
+from tests.polling import until
+from tests.process_support import COST, HOLD, LANE, Shelf, Stage
 
 from farebox.errors import (
     LedgerError,
     LedgerLostError,
     ProviderAuthError,
+    ProviderConnectionError,
     ProviderOverloadedError,
     ProviderRateLimitError,
 )
@@ -122,6 +125,35 @@ async def test_an_attempt_whose_lease_has_run_out_is_handed_back_unsent(stage):
     settlement, verdict = await sending.send(one, timeout_s=1, max_attempts=5)
     assert (settlement.action, settlement.money, verdict) == ("return", "release", None)
     assert not stage.provider.posted
+
+
+async def test_an_attempt_that_lost_its_lease_while_it_connected_is_handed_back_unsent(stage):
+    await stage.begin(1)
+    [claimed] = (await claim(stage.batch.tongue, [Ask(LANE, 1)], lease_ms=30_000)).jobs
+    route = Route(LANE, Shelf().resolve(LANE, tier="standard"), stage.provider)
+    one = sending.prepare(claimed, "b1", route, deadline=math.inf)
+
+    async def connect_too_long(_):
+        one.deadline = 0.0
+        raise ProviderConnectionError("sim", "sim could not be reached", sent=False)
+
+    stage.provider.act = connect_too_long
+    settlement, verdict = await sending.send(one, timeout_s=1, max_attempts=5)
+    assert (settlement.action, settlement.money, verdict) == ("return", "release", None)
+
+
+async def test_the_next_call_does_not_wait_for_the_settlement_of_the_last(stage, monkeypatch):
+    settle = settler_module.settle
+
+    async def once_both_were_called(*args, **options):
+        await until(lambda: len(stage.provider.posted) == 2)
+        return await settle(*args, **options)
+
+    monkeypatch.setattr(settler_module, "settle", once_both_were_called)
+    await stage.begin(2)
+    async with stage.process(concurrency=1):
+        await stage.finished(2)
+    assert await stage.money() == (2 * COST, 0, 0)
 
 
 async def test_wrong_credentials_stop_the_provider_here_and_hand_the_jobs_back(stage):

@@ -6,7 +6,8 @@ import time
 
 import pytest
 from tests.conftest import server_binary
-from tests.process_support import COST, HOLD, Stage, until
+from tests.polling import until
+from tests.process_support import COST, HOLD, Stage
 from tests.shifted_time import SHIFT, shifted_time
 
 from farebox_worker import clock as clock_module

@@ -6,7 +6,8 @@ import logging
 
 import pytest
 from tests.bus_support import LEASE, TTL, enter, finished, jobs, scopes, take
-from tests.process_support import COST, HOLD, until
+from tests.polling import until
+from tests.process_support import COST, HOLD
 
 from farebox.batch import Batch
 from farebox.errors import LedgerError, LedgerLostError, NoLedgerError

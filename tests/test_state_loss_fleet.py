@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -12,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.chaos import Arena
+from tests.arena import Arena
 from tests.cli_support import assert_exactly_once
 from tests.conftest import server_binary
 
@@ -224,8 +225,6 @@ def fail_over_to_a_stale_replica(bay):
 
 
 def free_port():
-    import socket  # noqa: PLC0415
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -3,7 +3,6 @@
 import pytest
 from tests.bus_support import LEASE, TTL
 from tests.shifted_time import shifted_time
-from tests.bus_support import LEASE, TTL
 from tests.test_pace import LANE, OTHER, PROVIDER, claims, end, enter, fill, pass_s, returned, state
 
 from farebox_worker.bus.lapse import lapse

@@ -1,6 +1,6 @@
-"""Curator, online, with a directory of its own: `curator_calls.py URL IN SLOTS [PORT]`. It counts what it spends, and has no limit.
+"""Curator, online, in a directory of its own: `curator_calls.py URL IN SLOTS`. It counts what it spends, without limit.
 
-Its rate limits are set out of reach, so that none of them waits; no screen, no viewer, no telemetry (TELEMETRY_ENABLED).
+Its rate limits are set out of reach, so that none of them waits; no viewer, no telemetry (TELEMETRY_ENABLED).
 """
 
 from __future__ import annotations

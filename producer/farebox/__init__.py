@@ -37,12 +37,14 @@ from farebox.errors import (
 
 if TYPE_CHECKING:
     from farebox.answer import Answer, JobError, ToolCall, Usage
-    from farebox.batch import Batch, Entry, Progress, Submitted, list_batches
-    from farebox.client import Client, Cost
+    from farebox.batch import Batch, Entry, Submitted
+    from farebox.client import Client
     from farebox.connection import check_server, connect
+    from farebox.cost import Cost
     from farebox.feed import Feed
     from farebox.handle import BatchHandle, JobHandle
     from farebox.ledger import Ledger, Scope, Unconfirmed
+    from farebox.progress import Progress, list_batches
     from farebox.records import Job, Result
     from farebox.request import Item, Message, Request, When
     from farebox.status import JobState, JobStatus
@@ -112,12 +114,14 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
 
 _HOMES = {
     "answer": ("Answer", "JobError", "ToolCall", "Usage"),
-    "batch": ("Batch", "Entry", "Progress", "Submitted", "list_batches"),
-    "client": ("Client", "Cost"),
+    "batch": ("Batch", "Entry", "Submitted"),
+    "client": ("Client",),
     "connection": ("check_server", "connect"),
+    "cost": ("Cost",),
     "feed": ("Feed",),
     "handle": ("BatchHandle", "JobHandle"),
     "ledger": ("Ledger", "Scope", "Unconfirmed"),
+    "progress": ("Progress", "list_batches"),
     "records": ("Job", "Result"),
     "request": ("Item", "Message", "Request", "When"),
     "status": ("JobState", "JobStatus"),

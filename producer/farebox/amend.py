@@ -9,16 +9,9 @@ from collections.abc import Collection, Iterator, Sequence
 import msgspec
 
 from farebox.batch import CHUNK_BYTES, CHUNK_JOBS, Batch, Entry
+from farebox.commands import server_now_ms
 from farebox.fallback import first_lane, kind_of
-from farebox.records import (
-    FUNCTION,
-    VERSION,
-    Result,
-    ResultEnvelope,
-    decode_result,
-    encode_job,
-    encode_result,
-)
+from farebox.records import VERSION, Result, decode_result, encode_job, encode_unsent
 from farebox.scripts import DROP, RETRY, Argument
 
 KEPT_MS = 7 * 86_400_000  # results of batches that have not said yet how long
@@ -26,7 +19,6 @@ KEPT_MS = 7 * 86_400_000  # results of batches that have not said yet how long
 
 async def drop(batch: Batch, identity: str, custom_id: str, flow: str) -> bool:
     """Finish a job that waits in this flow as cancelled; False when it does not wait. Raises: LedgerError."""
-    now_ms = int(time.time() * 1000)
     result = Result(
         VERSION,
         custom_id,
@@ -35,12 +27,10 @@ async def drop(batch: Batch, identity: str, custom_id: str, flow: str) -> bool:
         error_code="cancelled",
         error_message="it was cancelled before it was sent",
     )
-    envelope = ResultEnvelope(
-        t=0, f=FUNCTION, a=(), k={}, et=now_ms, s=False, r=result, st=now_ms, ft=now_ms, q=flow, id=identity
-    )
     kept = await batch.redis.hget(batch.keys.batch(batch.batch_id), "results_ttl")
     kept_ms = int(kept) if kept else KEPT_MS
-    _, is_dropped = await batch.tongue.say(DROP, batch.batch_id, kept_ms, identity, flow, encode_result(envelope))
+    ended = encode_unsent(result, identity, flow)
+    _, is_dropped = await batch.tongue.say(DROP, batch.batch_id, kept_ms, identity, flow, ended)
     return bool(is_dropped)
 
 
@@ -83,9 +73,9 @@ async def count_failures(batch: Batch) -> Counter[tuple[str, str]]:
 
 async def forget_ended(batch: Batch, *, days: float) -> int:
     """Forget jobs that ended so many days ago, of a batch that is not sealed and so never expires; return how many."""
-    server_s, _ = await batch.redis.time()
+    ended_ms = await server_now_ms(batch.redis) - int(86_400_000 * days)
     stream, forgotten = batch.keys.results(batch.batch_id), 0
-    until = f"{max(0, int((server_s - 86_400 * days) * 1000))}-0"
+    until = f"{max(0, ended_ms)}-0"
     while entries := await batch.redis.xrange(stream, "-", until, count=100):
         ids = [job.decode().removeprefix(batch.keys.prefix) for _, jobs in entries for job in jobs]
         await batch.redis.hdel(f"{batch.keys.prefix}ids:{batch.batch_id}", *ids)
@@ -103,8 +93,7 @@ def _failed(entry: Entry, classes: Collection[str]) -> Iterator[str]:
 
 
 async def _retry(batch: Batch, ids: Sequence[str]) -> int:
-    server_s, server_us = await batch.redis.time()
-    retried_ms = int(server_s) * 1000 + int(server_us) // 1000
+    retried_ms = await server_now_ms(batch.redis)
     payloads = await batch.redis.mget([batch.keys.result(identity) for identity in ids])
     back, arguments, size = 0, list[Argument](), 0
     deadlines: dict[str, int] = {}

@@ -17,7 +17,8 @@ from farebox.commands import Redis
 from farebox.errors import InputError, ServerFullError
 from farebox.fallback import first_lane, kind_of
 from farebox.keys import Keys, check_batch_id, check_lane, check_tag
-from farebox.ledger import PERIODS, Ledger, Scope
+from farebox.ledger import PERIODS, Ledger
+from farebox.progress import Progress, progress_of
 from farebox.records import Job, Result, body_digest, decode_result, encode_job, job_id
 from farebox.scripts import CANCEL, SUBMIT, Argument, Tongue
 from farebox.streams import read_streams
@@ -38,36 +39,6 @@ class Submitted:
 
     def __add__(self, other: Submitted) -> Submitted:
         return Submitted(self.created + other.created, self.existing + other.existing, self.reused + other.reused)
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """A batch at one moment. `total` is None until it is sealed; `scope` is its money."""
-
-    batch_id: str
-    name: str
-    created_ms: int
-    total: int | None
-    submitted: int
-    succeeded: int
-    failed: int
-    cancelled_jobs: int
-    cancelled: bool
-    finishes: dict[str, int]
-    capped_by_default: int
-    scope: Scope
-    reused: int = 0
-
-    @property
-    def finished(self) -> int:
-        """Jobs that have ended, however."""
-        return self.succeeded + self.failed + self.cancelled_jobs
-
-    @property
-    def complete(self) -> bool:
-        """Whether every job has ended, and no more can come: the batch is sealed or cancelled."""
-        total = self.submitted if self.total is None and self.cancelled else self.total
-        return total is not None and self.finished >= total
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +152,7 @@ class Batch:
     async def note_flow(self, flow: str, kinds: Iterable[str]) -> None:
         """Note that a flow has jobs that other lanes may answer; once they are in it, for an empty one is forgotten."""
         for kind in kinds:
-            await self.redis.sadd(f"{self.keys.prefix}{kind}", flow)
+            await self.redis.sadd(self.keys.flows_to_move(kind), flow)
 
     async def note_deadlines(self, deadlines: Mapping[str, int]) -> None:
         """Note until when jobs may wait, in ms by their ids; before they wait, for what is not there is passed over."""
@@ -258,7 +229,7 @@ class Batch:
         if not record:
             raise InputError(f"no batch {self.batch_id!r} here; `farebox batches` lists them.")
         scope = await self.ledger.scope(f"batch:{self.batch_id}")
-        return _progress(self.batch_id, record, scope)
+        return progress_of(self.batch_id, record, scope)
 
     async def read(self, after: str = "0-0", *, count: int = 16, block_ms: int | None = None) -> list[Entry]:
         """Read finished jobs after an entry of the result stream, oldest first; wait up to `block_ms` for the first.
@@ -353,40 +324,6 @@ class _Chunk:
     @property
     def full(self) -> bool:
         return len(self.arguments) >= 4 * CHUNK_JOBS or self._bytes >= CHUNK_BYTES
-
-
-async def list_batches(redis: Redis, *, namespace: str = "farebox") -> list[Progress]:
-    """Every batch that is still remembered, newest first."""
-    keys = Keys(namespace)
-    ids = [batch_id.decode() for batch_id in await redis.zrevrange(keys.batches, 0, -1)]
-    found = []
-    for batch_id in ids:
-        record = await redis.hgetall(keys.batch(batch_id))
-        if record:
-            found.append(_progress(batch_id, record, await Ledger(redis, namespace).scope(f"batch:{batch_id}")))
-        else:
-            await redis.zrem(keys.batches, batch_id)
-    return found
-
-
-def _progress(batch_id: str, record: dict[bytes, bytes], scope: Scope) -> Progress:
-    text = {name.decode(): value.decode() for name, value in record.items()}
-    finishes = {name.removeprefix("finish:"): int(n) for name, n in text.items() if name.startswith("finish:")}
-    return Progress(
-        batch_id=batch_id,
-        name=text.get("name", ""),
-        created_ms=int(text.get("created_ms", 0)),
-        total=int(text["total"]) if "sealed" in text else None,
-        submitted=int(text.get("submitted", 0)),
-        succeeded=int(text.get("succeeded", 0)),
-        failed=int(text.get("failed", 0)),
-        cancelled_jobs=int(text.get("cancelled_jobs", 0)),
-        cancelled="cancelled" in text,
-        finishes=finishes,
-        capped_by_default=int(text.get("capped_by_default", 0)),
-        scope=scope,
-        reused=int(text.get("reused", 0)),
-    )
 
 
 def _entry(entry_id: str, payloads: dict[str, bytes | None]) -> Entry:

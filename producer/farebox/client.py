@@ -18,18 +18,18 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self, cast
 
-import msgspec
 from redis.asyncio import Redis as AnyRedis
 
 from farebox.amend import forget_ended
 from farebox.commands import Redis
 from farebox.connection import check_server, connect, shown
+from farebox.cost import Cost
 from farebox.errors import BatchClosedError, ConfigError, InputError, JobConflictError, ServerError
 from farebox.feed import WINDOW_BYTES, WINDOW_JOBS, Feed
 from farebox.handle import BatchHandle, JobHandle
 from farebox.ledger import GLOBAL
 from farebox.link import Link
-from farebox.money import nusd_from_usd, usd_from_nusd
+from farebox.money import nusd_from_usd
 from farebox.records import Api, Tier
 from farebox.request import Item, Message, Request, When, job_of, ms_of
 from farebox.reuse import Reuse
@@ -38,38 +38,6 @@ DEFAULT_BATCH = "default"
 URL_VARIABLE = "FAREBOX_REDIS_URL"
 IDS_DAYS = 90.0
 TIDY_S = 3600.0
-
-
-class Cost(msgspec.Struct, frozen=True):
-    """A money counter at one moment, in nano-dollars (1e-9 USD) and in dollars.
-
-    `limit_nusd` is None where there is no limit. spent + held + unconfirmed never passes it.
-    """
-
-    spent_nusd: int
-    held_nusd: int
-    unconfirmed_nusd: int
-    limit_nusd: int | None
-
-    @property
-    def spent_usd(self) -> float:
-        """What calls have cost, in dollars."""
-        return usd_from_nusd(self.spent_nusd)
-
-    @property
-    def held_usd(self) -> float:
-        """What running calls may cost at most, in dollars."""
-        return usd_from_nusd(self.held_nusd)
-
-    @property
-    def unconfirmed_usd(self) -> float:
-        """What calls of unknown outcome may have cost at most, in dollars."""
-        return usd_from_nusd(self.unconfirmed_nusd)
-
-    @property
-    def limit_usd(self) -> float | None:
-        """The limit in dollars, None without one."""
-        return None if self.limit_nusd is None else usd_from_nusd(self.limit_nusd)
 
 
 class Client:

@@ -72,3 +72,9 @@ class Redis(Protocol):
         self, streams: Mapping[str, str], count: int | None = None, block: int | None = None
     ) -> Any: ...  # its shape depends on the protocol: see streams.py
     async def xrevrange(self, name: str, *, count: int | None = None) -> list[Entry]: ...
+
+
+async def server_now_ms(redis: Redis) -> int:
+    """The server's clock, in ms since 1970. Raises: redis errors."""
+    seconds, micros = await redis.time()
+    return int(seconds) * 1000 + int(micros) // 1000

@@ -27,7 +27,7 @@ from farebox.sentinel import pool as sentinel_pool
 try:
     import hiredis
 except ImportError:  # a producer without the worker's extra
-    hiredis = None  # type: ignore[assignment]
+    hiredis = None  # type: ignore[assignment]  # it stands for its absence
 
 AWAY = (RedisConnectionError, RedisTimeoutError, OSError)  # the server may come back: verbs are safe to send again
 ANSWER_S = 10.0  # a connection that says nothing for so long is dead: its server was replaced, its network cut
@@ -142,7 +142,7 @@ def _by_sentinel(url: str, client: type[AnyRedis], options: dict[str, Any]) -> A
 def _packed(connection: type[AbstractConnection]) -> type[AbstractConnection]:
     """Let hiredis pack commands: redis-py's asyncio connections do it in Python, at six times the cost."""
 
-    class Packed(connection):  # type: ignore[misc,valid-type]
+    class Packed(connection):  # type: ignore[misc,valid-type]  # a base that is known at run time only
         def pack_command(self, name: str, *arguments: Any) -> list[bytes]:
             return [hiredis.pack_command((*name.encode().split(), *arguments))]  # "CONFIG GET" is two words
 

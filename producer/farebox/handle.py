@@ -8,9 +8,10 @@ from contextlib import suppress
 
 from farebox.amend import drop, retry_failed
 from farebox.answer import Answer, answer_of
-from farebox.batch import Batch, Entry, Progress
+from farebox.batch import Batch, Entry
 from farebox.errors import ResultGoneError
 from farebox.link import Link
+from farebox.progress import Progress
 from farebox.records import decode_result
 from farebox.status import JobStatus, find_place, read_status
 from farebox.streams import before

@@ -13,7 +13,7 @@
 | `<ns>:scopes` | set | none | settle, book, limit | cost | names of the scopes that ever counted or had a limit |
 | `<ns>:holds` | hash | none | admit, settle, lapse | settle, lapse | attempt token: hold, job, flow, scopes |
 | `<ns>:unconfirmed` | hash | none | settle, lapse, confirm | settle, cost | attempt token: amount, job, flow, scopes, when, why |
-| `<ns>:settled:<claim>` | hash | 10 min; 1 day once an operator confirmed one | settle, confirm | settle, reassert | which attempts of one claim are settled, or released ("r") |
+| `<ns>:settled:<claim>` | hash | 10 min; 1 day once an operator confirmed one | settle, confirm | settle, reassert | which attempts of one claim are settled, or released ("r"); `<claim>` and a digit for each 64 of them, 12 characters in all |
 | `<ns>:claim:<claim>` | string | one lease | claim | claim | what a claim took, so that it can be asked again |
 | `<ns>:lanes` | set | none | submit | workers, lapse | every lane that ever had a job |
 | `<ns>:lane:<lane>` | hash | none | claim, admit, settle, pause, blame, tune, moves | claim, lanes, moves | paused_until (ms), paused_why, paused_by (operator or provider); overrun (nusd): of the first bill above its hold; alike_what, alike_count, alike_calls: bad requests in a row of one kind; the pace of `pace.lua`: rpm, tpm, rpm_seen, tpm_seen, requests, tokens, paced, window, need, mean, target, cut, ceiling, grown, grew, short, refusals, refused; away_since (ms): since when moves see that it cannot go on |
@@ -151,15 +151,9 @@ class Keys:
         """Cancelled batches that still hold waiting jobs."""
         return f"{self.prefix}cancelled"
 
-    @property
-    def movable(self) -> str:
-        """Flows whose jobs may be answered by other lanes when theirs cannot."""
-        return f"{self.prefix}movable"
-
-    @property
-    def spread(self) -> str:
-        """Flows whose jobs several lanes share."""
-        return f"{self.prefix}spread"
+    def flows_to_move(self, kind: str) -> str:
+        """Flows whose jobs other lanes may answer: when theirs cannot ("movable"), or as its equals ("spread")."""
+        return f"{self.prefix}{kind}"
 
     @property
     def workers(self) -> str:

@@ -9,6 +9,7 @@ Golden bytes in `tests/test_records.py` hold this. Never pickle.
 from __future__ import annotations
 
 import hashlib
+import time
 from typing import Literal
 
 import msgspec
@@ -147,6 +148,26 @@ def decode_job(payload: bytes) -> JobEnvelope:
 def encode_result(envelope: ResultEnvelope) -> bytes:
     """Write a result as arq's result dictionary."""
     return _encoder.encode(envelope)
+
+
+def encode_unsent(result: Result, identity: str, flow: str, envelope: JobEnvelope | None = None) -> bytes:
+    """Write the result of a job that ended now and was not sent; `envelope` is the job itself, where it is known."""
+    now_ms = int(time.time() * 1000)
+    return encode_result(
+        ResultEnvelope(
+            t=0,
+            f=FUNCTION,
+            a=envelope.a if envelope and result.outcome == "failed" else (),
+            k=envelope.k if envelope else {},
+            et=envelope.et if envelope else now_ms,
+            s=result.outcome == "succeeded",
+            r=result,
+            st=now_ms,
+            ft=now_ms,
+            q=flow,
+            id=identity,
+        )
+    )
 
 
 def decode_result(payload: bytes) -> ResultEnvelope:

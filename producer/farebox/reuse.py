@@ -7,7 +7,6 @@ as its result is kept. Two that are submitted before either has ended are both s
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -16,7 +15,7 @@ import msgspec
 from farebox.batch import CHUNK_BYTES, CHUNK_JOBS, Batch, Entry, Submitted
 from farebox.commands import Redis
 from farebox.keys import check_lane, check_tag, lane_of
-from farebox.records import FUNCTION, Job, ResultEnvelope, body_digest, content_digest, decode_result, encode_result
+from farebox.records import Job, ResultEnvelope, body_digest, content_digest, decode_result, encode_unsent
 from farebox.scripts import REUSE, Argument
 
 Reuse = Literal["content"]
@@ -81,7 +80,6 @@ class ReusingBatch(Batch):
 
     def _copy(self, job: Job, envelope: ResultEnvelope, priority: int) -> bytes:
         """Write the answer as that of another job, which cost nothing; `saved_nusd` is what the first one cost."""
-        now_ms = int(time.time() * 1000)
         was = envelope.r
         result = msgspec.structs.replace(
             was,
@@ -95,11 +93,7 @@ class ReusingBatch(Batch):
         )
         flow = self.keys.flow(priority, self.batch_id, check_lane(lane_of(job.model_ref, job.tier)))
         identity = self.job_id(job.custom_id)
-        return encode_result(
-            ResultEnvelope(
-                t=0, f=FUNCTION, a=(), k={}, et=now_ms, s=True, r=result, st=now_ms, ft=now_ms, q=flow, id=identity
-            )
-        )
+        return encode_unsent(result, identity, flow)
 
     async def _leave_word(self, jobs: Sequence[Job]) -> None:
         """Let identical jobs find these. What was said before is of no use: that job has no answer to give."""

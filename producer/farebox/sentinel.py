@@ -98,16 +98,16 @@ def pool(url: str, **options: Any) -> SentinelPool:
     told = read(url)
     tls = {"ssl": True, "ssl_check_hostname": True} if told.is_tls else {}
     asking = {"socket_connect_timeout": ASK_S, "socket_timeout": ASK_S, "retry": Retry(NoBackoff(), 0)}
-    sentinels = Sentinel(told.hosts, sentinel_kwargs={**asking, **tls, **told.sentinel_options})  # type: ignore[no-untyped-call]
+    sentinels = Sentinel(told.hosts, sentinel_kwargs={**asking, **tls, **told.sentinel_options})  # type: ignore[no-untyped-call]  # redis-py's
     kind = SentinelManagedSSLConnection if told.is_tls else SentinelManagedConnection
     checked = {"ssl_check_hostname": True} if told.is_tls else {}
     options = {**options, **checked, **told.options}
-    return SentinelPool(told.name, sentinels, connection_class=kind, **options)  # type: ignore[no-untyped-call]
+    return SentinelPool(told.name, sentinels, connection_class=kind, **options)  # type: ignore[no-untyped-call]  # redis-py's
 
 
 async def primary_of(redis: Redis) -> str:
     """Where the primary is that the sentinels name now, "" for a client that has none. Raises: redis errors."""
     if not isinstance(redis.connection_pool, SentinelPool):
         return ""
-    host, port = await redis.connection_pool.get_master_address()  # type: ignore[no-untyped-call]
+    host, port = await redis.connection_pool.get_master_address()  # type: ignore[no-untyped-call]  # redis-py's
     return f"{host}:{port}"

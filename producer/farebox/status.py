@@ -71,7 +71,7 @@ async def _waiting(redis: Redis, keys: Keys, flow: str, score: float) -> JobStat
     async with redis.pipeline(transaction=False) as pipe:
         pipe.time()
         pipe.hget(keys.parking, flow)
-        pipe.sismember(keys.spread, flow)
+        pipe.sismember(keys.flows_to_move("spread"), flow)
         pipe.zrange(keys.workers, 0, -1)
         ask_pause(pipe, keys, lane)
         (seconds, micros), parked, is_spread, workers, *paused = await pipe.execute()

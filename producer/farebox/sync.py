@@ -16,11 +16,12 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from farebox.answer import Answer
-from farebox.batch import Progress
-from farebox.client import DEFAULT_BATCH, Client, Cost, url_or_environment
+from farebox.client import DEFAULT_BATCH, Client, url_or_environment
+from farebox.cost import Cost
 from farebox.feed import WINDOW_BYTES, WINDOW_JOBS
 from farebox.handle import BatchHandle, JobHandle
 from farebox.ledger import GLOBAL
+from farebox.progress import Progress
 from farebox.records import Api, Tier
 from farebox.request import Item, Message, When
 from farebox.reuse import Reuse

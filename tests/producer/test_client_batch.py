@@ -4,6 +4,7 @@ import asyncio
 import itertools
 
 import pytest
+from tests.polling import until
 from tests.producer.stand_in import KEYS
 
 import farebox
@@ -130,8 +131,7 @@ async def test_no_more_than_a_window_is_unfinished_and_the_source_is_not_read_ah
 async def test_the_window_counts_bytes_too(client, bus, monkeypatch):
     monkeypatch.setattr(feeds, "CHUNK_JOBS", 1)
     filling = asyncio.create_task(client.submit_batch(items(2), name="b", model=MODEL, window_bytes=10))
-    while not await bus.job("c0", "b"):  # noqa: ASYNC110 - it is in Redis
-        await asyncio.sleep(0.01)
+    await until(lambda: bus.job("c0", "b"))
     await asyncio.sleep(0.05)
     assert await bus.job("c1", "b") is None
     await bus.answer("c0", batch="b")
@@ -155,8 +155,7 @@ async def test_a_full_server_is_waited_for_while_something_may_make_room(client,
             yield item
 
     filling = asyncio.create_task(client.submit_batch(source(), name="b", model=MODEL))
-    while used[0] == 10:  # noqa: ASYNC110 - it is in Redis
-        await asyncio.sleep(0.01)
+    await until(lambda: used[0] != 10)
     await asyncio.sleep(0.05)
     assert not filling.done()
     await bus.answer("c0", "c1", batch="b")

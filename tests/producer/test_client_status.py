@@ -5,6 +5,7 @@ import logging
 import time
 
 import pytest
+from tests.polling import until
 from tests.producer.stand_in import KEYS
 
 import farebox
@@ -79,7 +80,7 @@ async def test_a_job_that_nobody_serves_says_so_and_why(handle, redis):
 
 async def test_what_holds_up_one_of_equals_does_not_hold_up_a_job_of_all(client, redis):
     handle = await client.submit("p:a", prompt="Hi", fallbacks=["p:b"], spread=True)
-    assert await redis.scard(KEYS.spread) == 1
+    assert await redis.scard(KEYS.flows_to_move("spread")) == 1
     assert str(await handle.status()) == "waiting"
 
 
@@ -92,8 +93,7 @@ async def test_a_long_wait_is_explained_in_the_log_once_per_client(client, handl
     assert not caplog.records  # a turn that is long in coming is no trouble
     await redis.hset(KEYS.parking, FLOW, "global\t20000000\t1")
     with caplog.at_level(logging.WARNING, "farebox"):
-        while not caplog.records:  # noqa: ASYNC110 - a log sets no event
-            await asyncio.sleep(0.01)
+        await until(lambda: caplog.records)
         waits.append(asyncio.create_task(other.result(timeout=60)))
         await asyncio.sleep(0.3)
     (record,) = caplog.records
@@ -107,6 +107,4 @@ async def test_a_wait_that_ends_in_time_leaves_no_task(client, handle, bus, monk
     monkeypatch.setattr(complaint, "PATIENCE_S", 0.01)
     await bus.answer("a")
     assert (await handle.result(timeout=30)).text == "yes"
-    async with asyncio.timeout(30):
-        while any(task.get_name() == "farebox complaint" for task in asyncio.all_tasks()):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+    await until(lambda: all(task.get_name() != "farebox complaint" for task in asyncio.all_tasks()))

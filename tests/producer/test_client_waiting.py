@@ -5,6 +5,7 @@ import asyncio
 import pytest
 from redis.asyncio import Redis
 from tests.conftest import server_binary
+from tests.polling import until
 from tests.producer.stand_in import KEYS, StandIn, connections
 
 import farebox
@@ -14,13 +15,6 @@ from farebox.records import job_id
 
 MODEL = "openai:gpt-5-mini"
 real_only = pytest.mark.skipif(server_binary() is None, reason="no server to test on")
-
-
-@pytest.fixture
-async def client(redis):
-    await Ledger(redis).create()
-    async with farebox.Client(redis=redis) as client:
-        yield client
 
 
 @pytest.fixture
@@ -35,12 +29,6 @@ async def guest(real_server):
 
 def blocked(clients):
     return [one for one in clients if one["cmd"] == "xread"]
-
-
-async def until(is_so):
-    async with asyncio.timeout(30):
-        while not await is_so():  # noqa: ASYNC110 - it is in Redis
-            await asyncio.sleep(0.01)
 
 
 async def test_a_result_that_was_there_before_is_found_at_once(client, redis):
@@ -136,11 +124,13 @@ async def test_what_redis_refuses_is_told_to_who_waits(client, redis):
 
 @real_only
 @pytest.mark.server
-async def test_a_thousand_who_wait_cost_one_connection(guest):
+async def test_ten_thousand_who_wait_cost_one_connection(guest):
     client, bus = guest
+    names = [f"j{n}" for n in range(10_000)]
+    items = ({"custom_id": name, "prompt": "Hi"} for name in names)
+    await client.submit_batch(items, name="b", model=MODEL, window_jobs=len(names))
     before = connections(client._redis)
-    handles = [await client.submit(MODEL, prompt="Hi", job_id=f"j{n}") for n in range(1000)]
-    waiting = [asyncio.create_task(handle.result()) for handle in handles]
+    waiting = [asyncio.create_task(client.job(name, batch="b").result()) for name in names]
 
     async def all_are_checked():
         posts = client._link.waiting._posts.values()
@@ -149,8 +139,27 @@ async def test_a_thousand_who_wait_cost_one_connection(guest):
     await until(all_are_checked)
     assert len(blocked(await bus.redis.client_list())) == 1
     assert connections(client._redis) <= before + 1
-    await bus.answer(*(f"j{n}" for n in range(1000)))
-    assert len(await asyncio.gather(*waiting)) == 1000
+    await bus.redis.delete(*(KEYS.job(job_id("farebox", "b", name)) for name in names[:9_000]))
+    client._link.waiting._look_again()  # as it does every minute: these will never end here
+    client._link.waiting._wake.set()
+    gone = await asyncio.gather(*waiting[:9_000], return_exceptions=True)
+    assert {type(error) for error in gone} == {farebox.ResultGoneError}
+    await bus.answer(*names[9_000:], batch="b")
+    assert [answer.job_id for answer in await asyncio.gather(*waiting[9_000:])] == names[9_000:]
+
+
+@real_only
+@pytest.mark.server
+async def test_whoever_gives_up_does_so_in_time_whatever_the_connection_is_at(guest):
+    client, bus = guest
+    handles = [await client.submit(MODEL, prompt="Hi", job_id=f"j{n}") for n in range(20)]
+    patient = asyncio.create_task(client.job("j0").result(timeout=60))
+    for turn in range(5):  # redis-py can swallow a cancellation: nobody's timeout may hang on it
+        hasty = [handle.result(timeout=0.001 * (n + turn)) for n, handle in enumerate(handles)]
+        ended = await asyncio.wait_for(asyncio.gather(*hasty, return_exceptions=True), 30)
+        assert {type(error) for error in ended} == {TimeoutError}
+    await bus.answer("j0")
+    assert (await patient).job_id == "j0"
 
 
 @real_only

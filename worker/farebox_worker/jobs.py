@@ -11,14 +11,14 @@ from typing import Literal
 
 import msgspec
 
-from farebox.commands import Redis
+from farebox.commands import Redis, server_now_ms
 from farebox.errors import InputError
 from farebox.keys import SEQUENCE_END, Keys, check_batch_id, lane_of
 from farebox.ledger import Ledger, Unconfirmed
 from farebox.records import JobEnvelope, ResultEnvelope, decode_job, decode_result, job_id
 from farebox_worker.attempts.history import Tried, read_tried
 from farebox_worker.bus.pause import Pause, ask_pause, read_pause
-from farebox_worker.lanes import in_slices, server_now_ms
+from farebox_worker.lanes import in_slices
 
 State = Literal[
     "waiting",

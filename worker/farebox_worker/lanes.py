@@ -14,7 +14,7 @@ from typing import Any, get_args
 import msgspec
 from redis.asyncio.client import Pipeline
 
-from farebox.commands import Redis
+from farebox.commands import Redis, server_now_ms
 from farebox.errors import InputError
 from farebox.keys import Keys
 from farebox.records import Tier
@@ -116,12 +116,6 @@ def model_of(lane: str) -> str:
     """The model_ref of a lane: what stands before its tier."""
     model_ref, at, tier = lane.rpartition("@")
     return model_ref if at and tier in get_args(Tier) else lane
-
-
-async def server_now_ms(redis: Redis) -> int:
-    """The server's clock, in ms."""
-    seconds, micros = await redis.time()
-    return int(seconds) * 1000 + int(micros) // 1000
 
 
 async def in_slices(redis: Redis, items: Sequence[Any], ask: Callable[[Pipeline, Any], object]) -> list[Any]:

@@ -37,23 +37,26 @@ if ARGV[2] ~= '!' then
     return note(why, redis.error_reply('LEDGERLOST ' .. why))
   end
 end
-local seq = redis.call('HINCRBY', KEYS[1], 'seq', 1)
+local seq = tonumber(ledger[2] or 0) + 1
+local written = {'seq', string.format('%.0f', seq), 'clock', now}
 local lease_ms = tonumber(ledger[4] or 30000)
 if ledger[3] and now - tonumber(ledger[3]) > lease_ms / 2 then  -- away for longer than a renewal and its tick may take
-  redis.call('HSET', KEYS[1], 'clock', now, 'grace', now + lease_ms)
-else
-  redis.call('HSET', KEYS[1], 'clock', now)
+  written[5], written[6] = 'grace', now + lease_ms
 end
+redis.call('HSET', KEYS[1], unpack(written))
 
 local function int(n) return string.format('%.0f', n) end
 
-local function each(list, act)  -- in slices, because Lua can unpack only some thousand values
-  for from = 1, #list, 4000 do
-    act(unpack(list, from, math.min(from + 3999, #list)))
+local SLICE = 4000  -- Lua can unpack only some thousand values
+
+local function each(list, act)
+  for from = 1, #list, SLICE do
+    act(unpack(list, from, math.min(from + SLICE - 1, #list)))
   end
 end
 
 local function read(list, act)  -- what `act` answers for each of a list, which may be long
+  if #list > 0 and #list <= SLICE then return act(unpack(list)) end
   local found = {}
   each(list, function(...)
     for _, value in ipairs(act(...)) do found[#found + 1] = value end

@@ -27,7 +27,8 @@ local function date_of(day)  -- "2026-11-22"; Howard Hinnant's civil_from_days, 
     of_year - math.floor((153 * from_march + 2) / 5) + 1)
 end
 
-local this = {day = date_of(today), month = string.sub(date_of(today), 1, 7)}
+local date_today = date_of(today)
+local this = {day = date_today, month = string.sub(date_today, 1, 7)}
 
 local function bump(map, key, field, amount)
   local tally = map[key]
@@ -96,14 +97,16 @@ end
 local function by_scope()  -- what the tallies are, per scope and per window
   local scopes, windows = {}, {}
   for day, sets in pairs(tallies) do
-    local date = date_of(day)
+    local date = day == today and date_today or date_of(day)
+    local names = {}
+    for per, of in pairs(WINDOWS) do names[#names + 1] = per .. ':' .. string.sub(date, 1, of[1]) end
     for set, tally in pairs(sets) do
       for scope in string.gmatch(set, '[^\t]+') do
         for field, amount in pairs(tally) do
-          if amount ~= 0 then bump(scopes, scope, field, amount) end
-          if amount ~= 0 and (field == 'spent' or field == 'unconfirmed') then
-            for per, of in pairs(WINDOWS) do
-              bump(windows, per .. ':' .. string.sub(date, 1, of[1]), field .. ' ' .. scope, amount)
+          if amount ~= 0 then
+            bump(scopes, scope, field, amount)
+            if field == 'spent' or field == 'unconfirmed' then
+              for i = 1, #names do bump(windows, names[i], field .. ' ' .. scope, amount) end
             end
           end
         end
@@ -142,19 +145,21 @@ local function write_books()  -- returns the limits under which money became fre
   for scope, tally in pairs(scopes) do
     write_scope(scope, tally)
     names[#names + 1] = scope
-    if (tally.spent or 0) + (tally.held or 0) + (tally.unconfirmed or 0) < 0 then freed[#freed + 1] = scope end
-    for per, date in pairs(this) do
+    local spent, held, unconfirmed = tally.spent or 0, tally.held or 0, tally.unconfirmed or 0
+    if spent + held + unconfirmed < 0 then freed[#freed + 1] = scope end
+    for per, date in pairs((held < 0 or unconfirmed < 0) and this or {}) do
       local window = windows[per .. ':' .. date] or {}
       local change = (window['spent ' .. scope] or 0) + (window['unconfirmed ' .. scope] or 0)
-      if change + (tally.held or 0) < 0 then freed[#freed + 1] = per .. ':' .. scope end
+      if change + held < 0 then freed[#freed + 1] = per .. ':' .. scope end
     end
   end
   each(names, function(...) redis.call('SADD', P .. 'scopes', ...) end)
   for name, window in pairs(windows) do
+    local is_new = false
     for field, amount in pairs(window) do
-      if amount ~= 0 then redis.call('HINCRBY', P .. 'window:' .. name, field, int(amount)) end
+      if amount ~= 0 and redis.call('HINCRBY', P .. 'window:' .. name, field, int(amount)) == amount then is_new = true end
     end
-    redis.call('PEXPIRE', P .. 'window:' .. name, WINDOWS[string.match(name, '^%a+')][2])
+    if is_new then redis.call('PEXPIRE', P .. 'window:' .. name, WINDOWS[string.match(name, '^%a+')][2]) end
   end
   write_journal()
   return freed

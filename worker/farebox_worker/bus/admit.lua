@@ -1,8 +1,9 @@
 -- admit: set the worst-case cost of claimed jobs aside, each all or nothing over its scopes.
 --
--- ARGV[4]  number of scopes, then their names
--- then per job: id, flow, token, score to go back to, hold in nano-dollars (-1: no price is known), positions of its
---   scopes (from 1, by ","), tokens it is likely to use
+-- ARGV[4]  number of scopes     ARGV[5]  number of manners; then the names of the scopes
+-- then per manner, which is what many jobs share, 2: flow, positions of their scopes (from 1, by ",")
+-- then per job (6): id, token, number of its manner, score to go back to, hold in nano-dollars (-1: no price is known),
+--   tokens it is likely to use
 --
 -- Returns {seq, per job: "ok" | "no_room <limit> <need>" | "wait <ms>" | "unpriced" (and a limit applies) | "cancelled" | "lost"}
 -- Invariant: spent + held + unconfirmed ≤ limit, for every limit, after every admit; a window's limit counts what is spent
@@ -10,7 +11,7 @@
 -- A job without room goes back to its place and its flow parks; jobs of that flow behind it go back too. So does a job whose
 -- lane or provider has too few tokens per minute left, with all of its lane behind it; nothing of it is claimed meanwhile.
 local names, limits, limited = {}, {}, {}  -- limits: of each scope, those that it has
-for i = 1, tonumber(ARGV[4]) do names[i] = ARGV[4 + i] end
+for i = 1, tonumber(ARGV[4]) do names[i] = ARGV[5 + i] end
 
 local function read_limits()
   local wanted, keys = {}, {}
@@ -31,44 +32,45 @@ local function read_limits()
   end
 end
 
-local sets = {}
-
 local function scopes_at(positions)  -- the limits that apply, and the set
-  local known = sets[positions]
-  if not known then
-    local listed, applying = {}, {}
-    for position in string.gmatch(positions, '%d+') do
-      listed[#listed + 1] = names[tonumber(position)]
-      for _, limit in ipairs(limits[tonumber(position)]) do applying[#applying + 1] = limit end
-    end
-    known = {applying, table.concat(listed, '\t')}
-    sets[positions] = known
+  local listed, applying = {}, {}
+  for position in string.gmatch(positions, '%d+') do
+    listed[#listed + 1] = names[tonumber(position)]
+    for _, limit in ipairs(limits[tonumber(position)]) do applying[#applying + 1] = limit end
   end
-  return known[1], known[2]
+  return applying, table.concat(listed, '\t')
 end
 
 read_limits()
-local ids, tokens = {}, {}
-for at = 5 + #names, #ARGV, 7 do
-  ids[#ids + 1], tokens[#tokens + 1] = 'arq:in-progress:' .. ARGV[at], ARGV[at + 2]
+local manners, cancelled = {}, {}
+local first = 6 + #names
+for n = 1, tonumber(ARGV[5]) do
+  local flow = ARGV[first]
+  local _, batch, lane = parts(flow)
+  if cancelled[batch] == nil then cancelled[batch] = redis.call('HEXISTS', P .. 'batch:' .. batch, 'cancelled') == 1 end
+  local applying, set = scopes_at(ARGV[first + 1])
+  manners[string.format('%d', n)] = {
+    flow = flow, lane = lane, is_cancelled = cancelled[batch], limits = applying, set = set, counts = tally_of(set, today),
+  }
+  first = first + 2
 end
-local running = read(ids, function(...) return redis.call('MGET', ...) end)
+
+local keys, tokens = {}, {}
+for at = first, #ARGV, 6 do
+  local n = #keys + 1
+  keys[n], tokens[n] = 'arq:in-progress:' .. ARGV[at], ARGV[at + 1]
+end
+local running = read(keys, function(...) return redis.call('MGET', ...) end)
 local held = read(tokens, function(...) return redis.call('HMGET', P .. 'holds', ...) end)
 local is_held, is_gone = {}, {}  -- tokens, in this very call
-local verdicts, holds, shut, cancelled = {seq}, {}, {}, {}
+local verdicts, holds, shut = {seq}, {}, {}
 
-local function is_cancelled(flow)
-  local _, batch = parts(flow)
-  if cancelled[batch] == nil then
-    cancelled[batch] = redis.call('HEXISTS', P .. 'batch:' .. batch, 'cancelled') == 1
-  end
-  return cancelled[batch]
-end
-
-local function obstacle(flow, hold, applying)  -- the first limit that leaves no room
+local function obstacle(manner, hold)  -- the first limit that leaves no room
   if hold == 0 then return nil end
-  for _, limit in ipairs(applying) do
-    if limit.starved and limit.starved ~= flow then return limit end
+  local applying = manner.limits
+  for i = 1, #applying do
+    local limit = applying[i]
+    if limit.starved and limit.starved ~= manner.flow then return limit end
     if limit.used + hold > limit.amount then return limit end
   end
 end
@@ -124,28 +126,27 @@ local function tokens_short(lane, tokens)  -- for how many ms; what fits is take
   return wait_ms
 end
 
-for at = 5 + #names, #ARGV, 7 do
-  local id, flow, token, score, hold = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], tonumber(ARGV[at + 4])
-  local applying, set = scopes_at(ARGV[at + 5])
-  local place = #verdicts
+for n = 1, #tokens do
+  local at, token = first + 6 * n - 6, tokens[n]
+  local id, manner, score, hold = ARGV[at], manners[ARGV[at + 2]], ARGV[at + 3], tonumber(ARGV[at + 4])
+  local flow = manner.flow
   local verdict
-  if is_gone[token] or string.sub(running[place] or '', 1, 16) ~= token then
+  if is_gone[token] or running[n] ~= token .. flow then
     verdict = 'lost'
-  elseif held[place] or is_held[token] then
+  elseif held[n] or is_held[token] then
     verdict = 'ok'
-  elseif is_cancelled(flow) then
+  elseif manner.is_cancelled then
     verdict = 'cancelled'
   elseif shut[flow] then
     go_back(id, flow, score)
     is_gone[token] = true
     verdict = shut[flow]
-  elseif hold < 0 and #applying > 0 then
+  elseif hold < 0 and #manner.limits > 0 then
     verdict = 'unpriced'
   else
-    hold = math.max(hold, 0)
-    local blocked = obstacle(flow, hold, applying)
-    local _, _, lane = parts(flow)
-    local short_ms = not blocked and tokens_short(lane, tonumber(ARGV[at + 6]))
+    if hold < 0 then hold = 0 end
+    local blocked = obstacle(manner, hold)
+    local short_ms = not blocked and tokens_short(manner.lane, tonumber(ARGV[at + 5]))
     if blocked then
       go_back(id, flow, score)
       is_gone[token] = true
@@ -159,8 +160,9 @@ for at = 5 + #names, #ARGV, 7 do
       if tonumber(score) <= now then open(flow) else later(flow, tonumber(score)) end
       verdict = 'wait ' .. int(short_ms)
     else
-      count(set, 'held', hold)
-      for _, limit in ipairs(applying) do
+      manner.counts.held = manner.counts.held + hold
+      for i = 1, #manner.limits do
+        local limit = manner.limits[i]
         limit.used = limit.used + hold
         if limit.starved == flow then
           redis.call('DEL', P .. 'starved:' .. limit.name)
@@ -168,11 +170,13 @@ for at = 5 + #names, #ARGV, 7 do
         end
       end
       is_held[token] = true
-      holds[#holds + 1], holds[#holds + 2] = token, int(hold) .. '\t' .. id .. '\t' .. flow .. '\t' .. set
+      local record = #holds
+      holds[record + 1] = token
+      holds[record + 2] = (hold > 0 and ARGV[at + 4] or '0') .. '\t' .. id .. '\t' .. flow .. '\t' .. manner.set
       verdict = 'ok'
     end
   end
-  verdicts[#verdicts + 1] = verdict
+  verdicts[n + 1] = verdict
 end
 each(holds, function(...) redis.call('HSET', P .. 'holds', ...) end)
 flush()

@@ -41,19 +41,21 @@ _OK = Verdict("ok")
 async def admit(tongue: Tongue, fares: Sequence[Fare]) -> list[Verdict]:
     """Admit attempts, each all or nothing. Safe to send again. Raises: LedgerError; redis errors pass through."""
     places = Places()
+    manners: dict[tuple[str, str], int] = {}
     jobs: list[Argument] = []
     for fare in fares:
         claimed = fare.claimed
+        manner = (claimed.flow, places.of(fare.scopes))
         jobs += (
             claimed.job_id,
-            claimed.flow,
             claimed.token,
+            manners.setdefault(manner, len(manners) + 1),
             claimed.score,
             fare.hold_nusd,
-            places.of(fare.scopes),
             fare.tokens,
         )
-    answer = await tongue.say(ADMIT, len(places.scopes), *places.scopes, *jobs)
+    shared = (part for manner in manners for part in manner)
+    answer = await tongue.say(ADMIT, len(places.scopes), len(manners), *places.scopes, *shared, *jobs)
     return [_OK if word == b"ok" else _verdict(word.decode()) for word in answer[1:]]
 
 

@@ -1,13 +1,15 @@
 -- claim: take due jobs from the flows of many lanes, fairly, and lease them to the caller.
 --
--- ARGV[4]  the claim's name, 12 random characters; an attempt's token is this and four digits
+-- ARGV[4]  the claim's name, 11 random characters; an attempt's token is this, a digit for each 64 attempts (so that hashes of
+--          marks stay short, see settle.lua), and the attempt's number in four
 -- ARGV[5]  lease in ms
 -- ARGV[6]  a batch to serve alone, or "" for all
 -- ARGV[7]  most bytes of payload in the answer (one job always fits)
 -- ARGV[8…] per lane: lane, free slots, most jobs in flight in the whole fleet (0 = no limit)
 --
 -- Returns {seq, now in ms, when the next job is due in ms or 0,
---          per job: id, flow, token, score to go back to, attempts before, doubts, claims without an admit, payload}
+--          per flow: its name, number of its first attempt, how many of its jobs follow, and per job: id, score to go back to,
+--          "" or by spaces attempts before, doubts and claims without an admit, payload}
 -- It takes no more than the pace of the lane and of its provider lets be sent now (see pace.lua), and says when more may be.
 -- Invariant: an id in flight has its lease's end as score, so it is never at the head of its flow.
 -- It takes MOST jobs at the most: the caller asks again, and nobody waits long for the server meanwhile.
@@ -20,26 +22,27 @@ local ends = int(now + lease)
 local answer = {seq, int(now), 0}
 local next_due = nil
 
-local function token(n) return claim .. string.format('%04d', n) end
+local function token(n) return claim .. string.format('%x%04d', math.floor(n / 64), n) end
 
-local function describe(id, flow, mine, score, payload)
-  local attempts, doubts, claims = 0, 0, 0
-  if tonumber(score) >= SEQUENCE_END then  -- only a job that went back by time has a history
-    attempts = redis.call('GET', 'arq:retry:' .. id) or 0
-    local strikes = redis.call('HMGET', P .. 'strikes', id .. ':doubts', id .. ':claims')
-    doubts, claims = strikes[1] or 0, strikes[2] or 0
-  end
+local function history(id)
+  local attempts = redis.call('GET', 'arq:retry:' .. id) or 0
+  local strikes = redis.call('HMGET', P .. 'strikes', id .. ':doubts', id .. ':claims')
+  return attempts .. ' ' .. (strikes[1] or 0) .. ' ' .. (strikes[2] or 0)
+end
+
+local function describe(id, score, is_new, payload)
   local n = #answer
-  answer[n + 1], answer[n + 2], answer[n + 3], answer[n + 4] = id, flow, mine, score
-  answer[n + 5], answer[n + 6], answer[n + 7], answer[n + 8] = attempts, doubts, claims, payload
+  answer[n + 1], answer[n + 2], answer[n + 3], answer[n + 4] = id, score, is_new and '' or history(id), payload
 end
 
 local before = redis.call('GET', P .. 'claim:' .. claim)
 if before then  -- the answer was lost on its way: give what is still the caller's
   for mine, flow, score, id in string.gmatch(before, '([^\t]+)\t([^\t]+)\t([^\t]+)\t([^\n]+)\n') do
     local payload = redis.call('GET', 'arq:job:' .. id)
-    if payload and string.sub(redis.call('GET', 'arq:in-progress:' .. id) or '', 1, 16) == mine then
-      describe(id, flow, mine, score, payload)
+    if payload and redis.call('GET', 'arq:in-progress:' .. id) == mine .. flow then
+      local n = #answer
+      answer[n + 1], answer[n + 2], answer[n + 3] = flow, tonumber(string.sub(mine, 13)), 1
+      describe(id, score, tonumber(score) < SEQUENCE_END, payload)
     end
   end
   return answer
@@ -47,7 +50,7 @@ end
 
 local taken, bytes, record = 0, 0, {}
 
-local function due_ids(flow, most)  -- id, score pairs: what is due by time first, then by sequence
+local function due_ids(flow, most)  -- id, score pairs: what is due by time first, then by sequence; where those begin
   local found = {}
   local late = redis.call('ZRANGEBYSCORE', flow, int(SEQUENCE_END), int(now), 'WITHSCORES', 'LIMIT', 0, most)
   for i = 1, #late, 2 do
@@ -57,36 +60,41 @@ local function due_ids(flow, most)  -- id, score pairs: what is due by time firs
       found[#found + 1], found[#found + 2] = late[i], late[i + 1]
     end
   end
-  if #found / 2 < most then
-    local fresh = redis.call('ZRANGEBYSCORE', flow, '-inf', '(' .. int(SEQUENCE_END), 'WITHSCORES', 'LIMIT', 0, most - #found / 2)
-    for i = 1, #fresh do found[#found + 1] = fresh[i] end
+  local late_ends = #found
+  if late_ends / 2 < most then
+    local fresh = redis.call('ZRANGEBYSCORE', flow, '-inf', '(' .. int(SEQUENCE_END), 'WITHSCORES', 'LIMIT', 0, most - late_ends / 2)
+    if late_ends == 0 then return fresh, 1 end
+    for i = 1, #fresh do found[late_ends + i] = fresh[i] end
   end
-  return found
+  return found, late_ends + 1
 end
 
 local function take(flow, lane, most)
-  local found = due_ids(flow, most)
+  local found, fresh_from = due_ids(flow, most)
   if #found == 0 then return 0 end
   local keys = {}
-  for i = 1, #found, 2 do keys[#keys + 1] = 'arq:job:' .. found[i] end
+  for i = 1, #found, 2 do keys[(i + 1) / 2] = 'arq:job:' .. found[i] end
   local payloads = redis.call('MGET', unpack(keys))
   local leased, running, count = {}, {}, 0
+  local head = #answer
+  answer[head + 1], answer[head + 2], answer[head + 3] = flow, taken, 0
   for i = 1, #found, 2 do
     local id, score, payload = found[i], found[i + 1], payloads[(i + 1) / 2]
     if not payload then
       redis.call('ZREM', flow, id)
     elseif taken == 0 or bytes + #payload <= max_bytes then
-      local mine = token(taken)
+      local mine, n = token(taken), 2 * count
+      leased[n + 1], leased[n + 2] = ends, id
+      running[n + 1], running[n + 2] = 'arq:in-progress:' .. id, mine .. flow
       taken, count, bytes = taken + 1, count + 1, bytes + #payload
-      leased[#leased + 1], leased[#leased + 2] = ends, id
-      running[#running + 1], running[#running + 2] = 'arq:in-progress:' .. id, mine .. flow
-      record[#record + 1] = mine .. '\t' .. flow .. '\t' .. score .. '\t' .. id .. '\n'
-      describe(id, flow, mine, score, payload)
+      record[taken] = mine .. '\t' .. flow .. '\t' .. score .. '\t' .. id .. '\n'
+      describe(id, score, i >= fresh_from, payload)
     else
       bytes = max_bytes
       break
     end
   end
+  answer[head + 3] = count
   if count > 0 then
     redis.call('MSET', unpack(running))
     redis.call('ZADD', flow, unpack(leased))
@@ -246,7 +254,7 @@ local function visit(lane, free, most)
   take_requests(pace, got)
   take_requests(provider, got)
   if provider.probing and got > 0 then
-    change(provider, 'probe', token(taken - 1) .. ' ' .. answer[#answer - 7])
+    change(provider, 'probe', token(taken - 1) .. ' ' .. answer[#answer - 3])
   elseif only == '' and got < room and has_work(lane) then
     ring('lane', lane)  -- more than this caller could take
   end

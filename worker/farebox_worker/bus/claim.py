@@ -51,27 +51,24 @@ class Claims:
 
 
 async def claim(tongue: Tongue, asks: Sequence[Ask], *, lease_ms: int, only_batch: str = "", name: str = "") -> Claims:
-    """Claim jobs over all lanes asked for. Asking again with the same `name` (12 characters) gives the same jobs.
+    """Claim jobs over all lanes asked for. Asking again with the same `name` (11 characters) gives the same jobs.
 
     Raises: LedgerError; redis errors pass through.
     """
-    arguments: list[Argument] = [name or secrets.token_urlsafe(9), lease_ms, only_batch, MAX_BYTES]
+    name = name or secrets.token_urlsafe(8)
+    arguments: list[Argument] = [name, lease_ms, only_batch, MAX_BYTES]
     for ask in asks:
         arguments += (ask.lane, ask.slots, ask.max_in_flight)
     answer = await tongue.say(CLAIM, *arguments)
     now, due = int(answer[1]), int(answer[2])
-    jobs = [
-        Claimed(
-            answer[i].decode(),
-            answer[i + 1].decode(),
-            answer[i + 2].decode(),
-            answer[i + 3].decode(),
-            int(answer[i + 4]),
-            int(answer[i + 5]),
-            int(answer[i + 6]),
-            answer[i + 7],
-            now,
-        )
-        for i in range(3, len(answer), 8)
-    ]
+    jobs: list[Claimed] = []
+    at = 3
+    while at < len(answer):
+        flow, first, count = answer[at].decode(), int(answer[at + 1]), int(answer[at + 2])
+        after = at + 3 + 4 * count
+        for number, i in enumerate(range(at + 3, after, 4), first):
+            attempts, doubts, claims = map(int, answer[i + 2].split()) if answer[i + 2] else (0, 0, 0)
+            token, score = f"{name}{number // 64:x}{number:04}", answer[i + 1].decode()
+            jobs.append(Claimed(answer[i].decode(), flow, token, score, attempts, doubts, claims, answer[i + 3], now))
+        at = after
     return Claims(jobs, max(0.0, (due - now) / 1000) if 0 < due < UNTIL_RESUMED_MS else None)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
-
 import msgspec
 
+from farebox.commands import server_now_ms
 from farebox.fallback import lanes_of
 from farebox.keys import Keys
-from farebox.records import FUNCTION, VERSION, JobEnvelope, Result, ResultEnvelope, decode_job, encode_result
+from farebox.records import VERSION, JobEnvelope, Result, decode_job, encode_unsent
 from farebox.scripts import Tongue
 from farebox_worker.bus.settle import Settlement, settle
 
@@ -23,8 +22,7 @@ async def expire(tongue: Tongue, *, results_ttl_ms: int) -> int:
     Raises: LedgerError; redis errors pass through.
     """
     redis, keys = tongue.redis, tongue.keys
-    seconds, micros = await redis.time()
-    now_ms = seconds * 1000 + micros // 1000
+    now_ms = await server_now_ms(redis)
     due = await redis.zrangebyscore(keys.deadlines, 0, now_ms, start=0, num=SLICE)
     if not due:
         return 0
@@ -78,7 +76,7 @@ async def _find_flow(tongue: Tongue, batch_id: str, identity: str, envelope: Job
 
 
 def _expired(identity: str, flow: str, envelope: JobEnvelope) -> Settlement:
-    now_ms, job = int(time.time() * 1000), envelope.a[0]
+    job = envelope.a[0]
     result = Result(
         VERSION,
         job.custom_id,
@@ -89,6 +87,5 @@ def _expired(identity: str, flow: str, envelope: JobEnvelope) -> Settlement:
         tier=job.tier,
         failure_class="deadline",
     )
-    times = {"et": envelope.et, "st": now_ms, "ft": now_ms}
-    ended = ResultEnvelope(t=0, f=FUNCTION, a=(job,), k=envelope.k, s=False, r=result, q=flow, id=identity, **times)
-    return Settlement(identity, flow, "", "sweep", "release", outcome="failed", result=encode_result(ended))
+    ended = encode_unsent(result, identity, flow, envelope)
+    return Settlement(identity, flow, "", "sweep", "release", outcome="failed", result=ended)

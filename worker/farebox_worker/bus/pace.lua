@@ -15,8 +15,6 @@ local FEW = 8  -- calls in flight, up to which no ceiling is believed, and silen
 local STARVED_MS = 30000  -- of waiting for tokens that smaller neighbours take; and of what they have afterwards
 local KEPT_MS = 10000  -- for whoever waited to come and take them
 local USED_SHARE = 0.98  -- of what is allowed: no two clocks, and no two ways of counting, agree entirely
-local FIELDS = {'paused_until', 'rpm', 'tpm', 'rpm_seen', 'tpm_seen', 'requests', 'tokens', 'paced', 'window', 'need',
-  'mean', 'target', 'cut', 'ceiling', 'grown', 'grew', 'refusals', 'probing', 'probe', 'short', 'starved'}
 local paces = {}
 
 local function filled(level, size, per_ms, passed)
@@ -25,8 +23,8 @@ end
 
 local function pace_at(key)  -- as it is now; read once in a script
   if paces[key] then return paces[key] end
-  local pace = {key = key}
-  for i, value in ipairs(redis.call('HMGET', key, unpack(FIELDS))) do pace[FIELDS[i]] = value or nil end
+  local pace, stored = {}, redis.call('HGETALL', key)
+  for i = 1, #stored, 2 do pace[stored[i]] = stored[i + 1] end
   local passed = math.max(0, now - (tonumber(pace.paced) or now))
   pace.paused = tonumber(pace.paused_until) or 0
   pace.rpm = (tonumber(pace.rpm or pace.rpm_seen) or 0) * USED_SHARE
@@ -36,7 +34,7 @@ local function pace_at(key)  -- as it is now; read once in a script
   pace.tokens = filled(pace.tokens, pace.tpm, pace.tpm / 60000, passed)
   pace.need, pace.mean = tonumber(pace.need) or 0, tonumber(pace.mean) or 0
   pace.cut, pace.target = tonumber(pace.cut), tonumber(pace.target) or FIRST_TARGET
-  pace.changed = {}
+  pace.key, pace.changed, pace.minutes = key, {}, nil  -- whatever else may stand in the hash
   paces[key] = pace
   return pace
 end

@@ -39,6 +39,10 @@ for at = first, #ARGV, 6 do
     local set = table.concat(scopes, '\t')
     if why ~= '' then
       doubt(token, hold, id, flow, set, why)
+      if owner == '' and redis.call('ZSCORE', flow, id) then  -- due by time: a claim looks for no doubts at the others
+        redis.call('ZADD', flow, int(now), id)
+        open(flow)
+      end
     else
       count(set, 'held', hold)
       redis.call('HSET', P .. 'holds', token, table.concat({int(hold), id, flow, set}, '\t'))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import time
-
 import msgspec
 
 from farebox.keys import Keys
-from farebox.records import FUNCTION, VERSION, Result, ResultEnvelope, decode_job, encode_result
+from farebox.records import VERSION, JobEnvelope, Result, decode_job, encode_unsent
 from farebox.scripts import Tongue
 from farebox_worker.bus.settle import Settlement, settle
 
@@ -50,13 +48,12 @@ async def _sweep_flow(tongue: Tongue, keys: Keys, flow: str, results_ttl_ms: int
 
 
 def _cancelled(job_id: str, flow: str, payload: bytes) -> Settlement:
-    now_ms = int(time.time() * 1000)
+    envelope: JobEnvelope | None = None
     try:
         envelope = decode_job(payload)
-        custom_id, model_ref, enqueued_ms = envelope.a[0].custom_id, envelope.a[0].model_ref, envelope.et
-        notes = envelope.k
+        custom_id, model_ref = envelope.a[0].custom_id, envelope.a[0].model_ref
     except msgspec.DecodeError:
-        custom_id, model_ref, enqueued_ms, notes = "", "", now_ms, {}
+        custom_id, model_ref = "", ""
     result = Result(
         VERSION,
         custom_id,
@@ -65,7 +62,5 @@ def _cancelled(job_id: str, flow: str, payload: bytes) -> Settlement:
         error_code="cancelled",
         error_message="the batch was cancelled before this job was sent",
     )
-    dictionary = ResultEnvelope(
-        t=0, f=FUNCTION, a=(), k=notes, et=enqueued_ms, s=False, r=result, st=now_ms, ft=now_ms, q=flow, id=job_id
-    )
-    return Settlement(job_id, flow, "", "sweep", "release", outcome="cancelled", result=encode_result(dictionary))
+    ended = encode_unsent(result, job_id, flow, envelope)
+    return Settlement(job_id, flow, "", "sweep", "release", outcome="cancelled", result=ended)

@@ -115,12 +115,12 @@ def command() -> None:
     \b
     farebox run prompts.jsonl -m openai:gpt-5-mini --budget 20
     farebox run prompts.jsonl -m echo:echo --no-budget      (offline, to try it)
-    """  # noqa: D301 - \b is click's mark for "do not wrap"
+    """
 
 
 def main() -> None:
     """Run the command line; every error ends in one sentence and an exit code."""
-    gc.set_threshold(*GARBAGE)
+    _prepare()
     try:
         command.main(standalone_mode=False, prog_name="farebox")
     except click.exceptions.Exit as leaving:
@@ -143,6 +143,12 @@ def main() -> None:
         if os.environ.get("FAREBOX_DEBUG"):
             raise
         _end(f"unexpected {type(error).__name__}: {error}. FAREBOX_DEBUG=1 shows where.", 1)
+
+
+def _prepare() -> None:
+    gc.set_threshold(*GARBAGE)
+    if "_FAREBOX_COMPLETE" in os.environ:
+        importlib.import_module("farebox_worker.cli.completion")  # it knows bash better than click
 
 
 def _is_of_redis(error: Exception) -> bool:

@@ -25,7 +25,7 @@ def audit(settings: Settings, as_json: bool) -> None:
 
     \b
     farebox audit && echo the books agree
-    """  # noqa: D301 - \b is click's mark for "do not wrap"
+    """
     report = run_async(_audit(settings))
     if as_json:
         print_json(_report_json(report))

@@ -13,11 +13,13 @@ from typing import Any
 import click
 from redis.exceptions import NoPermissionError
 
-from farebox.batch import Batch, Progress, list_batches
+from farebox.batch import Batch
 from farebox.money import dollars_from_nusd, usd_from_nusd
+from farebox.progress import Progress, list_batches
 from farebox_worker.bus.sweep import sweep
+from farebox_worker.cli import suggest
+from farebox_worker.cli.amounts import money_fields
 from farebox_worker.cli.options import common, json_option, plain, print_json, print_table, run_async, say
-from farebox_worker.cli.summary import money_fields
 from farebox_worker.limits import in_words, money_line, raise_command, room_again
 from farebox_worker.session import Session, flags_from_here, open_session
 from farebox_worker.settings import Settings
@@ -36,7 +38,7 @@ def batches(settings: Settings, as_json: bool) -> None:
     \b
     farebox batches
     farebox batches --json | jq '.batches[].batch_id'
-    """  # noqa: D301 - \b is click's mark for "do not wrap"
+    """
     run_async(_batches(settings, as_json=as_json))
 
 
@@ -64,7 +66,7 @@ async def _batches(settings: Settings, *, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("batch", required=False)
+@click.argument("batch", required=False, shell_complete=suggest.batches)
 @json_option
 @common
 def status(settings: Settings, batch: str | None, as_json: bool) -> None:
@@ -73,7 +75,7 @@ def status(settings: Settings, batch: str | None, as_json: bool) -> None:
     \b
     farebox status
     farebox status nightly
-    """  # noqa: D301 - \b is click's mark for "do not wrap"
+    """
     run_async(_status(settings, batch, as_json=as_json) if batch else _batches(settings, as_json=as_json))
 
 
@@ -105,7 +107,7 @@ async def _status(settings: Settings, name: str, *, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("batch")
+@click.argument("batch", shell_complete=suggest.batches)
 @click.option("--now", is_flag=True, help="End calls that run too, on every worker: what they cost stays unconfirmed.")
 @json_option
 @common
@@ -114,7 +116,7 @@ def cancel(settings: Settings, batch: str, now: bool, as_json: bool) -> None:
 
     \b
     farebox cancel nightly
-    """  # noqa: D301 - \b is click's mark for "do not wrap"
+    """
     run_async(_cancel(settings, batch, now=now, as_json=as_json))
 
 

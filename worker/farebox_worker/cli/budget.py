@@ -9,8 +9,8 @@ import click
 
 from farebox.ledger import GLOBAL, PERIODS, Limit, Per
 from farebox.money import dollars_from_nusd, nusd_from_usd, usd_from_nusd
-from farebox_worker.cli.options import USD, common, json_option, print_json, run_async, say
-from farebox_worker.cli.summary import money_fields
+from farebox_worker.cli.amounts import money_fields
+from farebox_worker.cli.options import USD, common, json_option, print_json, run_async, say, with_options
 from farebox_worker.limits import money_line
 from farebox_worker.session import open_session
 from farebox_worker.settings import Settings, with_vendors
@@ -28,7 +28,7 @@ def budget() -> None:
     farebox budget set 20 --batch nightly   what one batch may cost; also --provider, --model, --tag
     farebox budget set 50 --per day         what a UTC day may cost, beside the limit for good
     farebox budget off                      no limit for good; those per day or month stay
-    """  # noqa: D301 - \b is click's mark for "do not wrap"
+    """
 
 
 @budget.command("show")
@@ -77,14 +77,10 @@ def _scope_options(command: F) -> F:
             raise click.UsageError("name one of --batch, --provider, --model and --tag.")
         return command(scope=given[0] if given else GLOBAL, **flags)
 
-    with_scope.__doc__ = command.__doc__
-    with_scope.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
-    wrapped: Any = with_scope
+    options = [click.option(f"--{kind}", metavar=kind.upper(), help=f"The limit of one {kind}.") for kind in KINDS]
     period = click.Choice(PERIODS)
-    wrapped = click.option("--per", type=period, help="The limit of each UTC day or month, not for good.")(wrapped)
-    for kind in reversed(KINDS):
-        wrapped = click.option(f"--{kind}", metavar=kind.upper(), help=f"The limit of one {kind}.")(wrapped)
-    return cast("F", wrapped)
+    options.append(click.option("--per", type=period, help="The limit of each UTC day or month, not for good."))
+    return cast("F", with_options(command, with_scope, options))
 
 
 @budget.command("set")

@@ -1,28 +1,79 @@
-"""`farebox completion`: click's script, by which a shell completes commands and flags."""
+"""`farebox completion`: the script by which a shell completes commands, flags, batches and models.
+
+The scripts are click's, but for bash's: it breaks words at the colons of model_refs.
+"""
 
 from __future__ import annotations
 
-import click
-from click.shell_completion import get_completion_class
+import os
+from typing import Any, ClassVar
 
+import click
+from click.shell_completion import (
+    BashComplete,
+    CompletionItem,
+    add_completion_class,
+    get_completion_class,
+    split_arg_string,
+)
+
+VARIABLE = "_FAREBOX_COMPLETE"
 _HOW = {
     "bash": 'eval "$(farebox completion bash)"          # in ~/.bashrc (bash 4.4 or newer)',
     "zsh": 'eval "$(farebox completion zsh)"           # in ~/.zshrc, after compinit',
     "fish": "farebox completion fish | source            # in ~/.config/fish/config.fish",
 }
+_BASH = """\
+%(complete_func)s() {
+    local IFS=$'\\n' response completion type value
+    response=$(env COMP_LINE="${COMP_LINE:0:COMP_POINT}" COMP_BREAKS="$COMP_WORDBREAKS" \
+%(complete_var)s=bash_complete "$1" 2>/dev/null)
+    COMPREPLY=()
+    for completion in $response; do
+        IFS=',' read -r type value <<< "$completion"
+        case $type in
+            dir) compopt -o dirnames ;;
+            file) compopt -o default ;;
+            plain) COMPREPLY+=("$value") ;;
+        esac
+    done
+}
+complete -o nosort -F %(complete_func)s %(prog_name)s
+"""
+
+
+@add_completion_class
+class ColonBash(BashComplete):
+    """Completes whole words in bash, which takes a colon for the end of one and replaces what is behind it alone."""
+
+    source_template: ClassVar[str] = _BASH
+    _cut = 0
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        """Return the words before the cursor, and the one at it."""
+        line = os.environ["COMP_LINE"]
+        words = split_arg_string(line)
+        incomplete = "" if line[-1:].isspace() else words.pop()
+        value = incomplete.partition("=")[2] if incomplete.startswith("--") else incomplete
+        self._cut = value.rfind(":") + 1 if ":" in os.environ.get("COMP_BREAKS", "") else 0
+        return words[1:], incomplete
+
+    def format_completion(self, item: CompletionItem[Any]) -> str:
+        """Leave out what stands before the last colon already."""
+        return f"{item.type},{item.value[self._cut :]}"
 
 
 @click.command(epilog="\b\n" + "\n".join(_HOW.values()))
 @click.argument("shell", type=click.Choice(sorted(_HOW)))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    """Print the script by which SHELL completes Farebox's commands and flags.
+    """Print the script by which SHELL completes Farebox's commands, flags, batches and models.
 
     To have it always, put the line of your shell into its start-up file:
     """
     made = get_completion_class(shell)
     if made is None:
         raise click.UsageError(f"no completion for {shell}")
-    script = made(ctx.find_root().command, {}, "farebox", "_FAREBOX_COMPLETE")
+    script = made(ctx.find_root().command, {}, "farebox", VARIABLE)
     click.echo(f"# {_HOW[shell]}")
     click.echo(script.source())

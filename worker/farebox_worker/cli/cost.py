@@ -13,8 +13,8 @@ import click
 from farebox.journal import By, Row, Spend, rows, spend_by
 from farebox.ledger import Scope
 from farebox.money import dollars_from_nusd, usd_from_nusd
+from farebox_worker.cli.amounts import money_fields
 from farebox_worker.cli.options import common, json_option, print_json, print_table, refuse_early_flags, run_async, say
-from farebox_worker.cli.summary import money_fields
 from farebox_worker.limits import money_line
 from farebox_worker.session import flags_from_here, open_session
 from farebox_worker.settings import Settings
@@ -40,7 +40,7 @@ def cost(ctx: click.Context, settings: Settings, by: tuple[By, ...], as_csv: boo
     farebox cost --by tag
     farebox cost --by day --by model --csv    to lay beside the provider's invoice
     farebox cost --csv                        every booking that the journal still holds
-    """  # noqa: D301 - \b is click's mark for "do not wrap"
+    """
     if ctx.invoked_subcommand is not None:
         refuse_early_flags(ctx, f"cost {ctx.invoked_subcommand}")
         return

@@ -29,7 +29,7 @@ def doctor(settings: Settings, offline: bool, as_json: bool) -> None:
     \b
     farebox doctor
     farebox doctor --redis rediss://bus.example:6379/0
-    """  # noqa: D301 - \b is click's mark for "do not wrap"
+    """
     logging.getLogger("farebox_worker").setLevel(logging.ERROR)
     flags = flags_from_here(settings)
     checks = [

@@ -62,7 +62,7 @@ def estimate(
 
     \b
     farebox estimate prompts.jsonl -m openai:gpt-5-mini --budget 20
-    """  # noqa: D301 - \b is click's mark for "do not wrap"
+    """
     log_to_stderr(is_quiet=True)
     limit = None if budget is None else nusd_from_usd(budget)
     ask = lines.ask(source)

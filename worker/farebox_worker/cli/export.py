@@ -10,6 +10,7 @@ import click
 
 from farebox.batch import Batch
 from farebox.errors import InputError
+from farebox_worker.cli import suggest
 from farebox_worker.cli.options import common, ended_by_ctrl_c, run_async, say
 from farebox_worker.files.answers import output_line
 from farebox_worker.files.destination import STDOUT
@@ -24,7 +25,7 @@ _WHERE = "collected with --delete, written by a run to its OUT, or expired ([ret
 
 
 @click.command()
-@click.argument("what", metavar="BATCH|OUT")
+@click.argument("what", metavar="BATCH|OUT", shell_complete=suggest.batches_or_files)
 @click.option("-o", "--output", required=True, metavar="PLACE", type=click.Path(path_type=Path, allow_dash=True),
               help="A folder for openai-files, else a file; .gz and .zst are packed; - is stdout.")  # fmt: skip
 @click.option("--format", "form", type=click.Choice(get_args(Form)), help="Default: what PLACE is called.")
@@ -37,7 +38,7 @@ def export(settings: Settings, what: str, output: Path, form: Form | None, overw
     farebox export out.jsonl -o out.jsonl.zst
     farebox export out.jsonl -o answers.csv
     farebox export out.jsonl --format openai-files -o results/    (output.jsonl and error.jsonl)
-    """  # noqa: D301 - \b is click's mark for "do not wrap"
+    """
     chosen: Form = form or ("csv" if is_table(bare(output)) else "jsonl")
     _refuse_place(output, chosen, overwrite=overwrite)
     source = Path(what)

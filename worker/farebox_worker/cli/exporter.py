@@ -40,7 +40,7 @@ def exporter(settings: Settings, port: int, host: str, tags: bool, batches: bool
 
     \b
     farebox exporter --redis redis://bus:6379/0 --host 0.0.0.0
-    """  # noqa: D301 - \b is click's mark for "do not wrap"
+    """
     secrets = secrets_of(settings)
     log_to_stderr(is_json=log_json, secrets=secrets)
     kinds = ["global", "provider", "model", *(["tag"] if tags else []), *(["batch"] if batches else [])]

@@ -26,7 +26,7 @@ def init(prints: bool) -> None:
     \b
     farebox init
     farebox init --print > elsewhere.toml
-    """  # noqa: D301 - \b is click's mark for "do not wrap"
+    """
     found = look_around(os.environ)
     if prints:
         click.echo(starter_text(found), nl=False)

@@ -36,7 +36,7 @@ def job(settings: Settings, words: tuple[str, ...], as_json: bool) -> None:
     \b
     farebox job 3f2a90c1d2e3f4a5b6c7d8e9      the id in `farebox.job` of its output line
     farebox job nightly row-17                its batch and custom id
-    """  # noqa: D301 - \b is click's mark for "do not wrap"
+    """
     run_async(_job(settings, words, as_json=as_json))
 
 

@@ -10,6 +10,7 @@ import click
 from farebox.money import dollars_from_nusd, usd_from_nusd
 from farebox_worker.bus.pace import Pace
 from farebox_worker.bus.pause import Pause, pause, read_pauses, resume
+from farebox_worker.cli import suggest
 from farebox_worker.cli.options import (
     common,
     json_option,
@@ -56,7 +57,7 @@ def lanes(ctx: click.Context, settings: Settings, as_json: bool) -> None:
     farebox lanes pause openai:gpt-5-mini --for 30m   nothing of it is sent for 30 minutes
     farebox lanes pause openai --why "new key"        all its models, until resumed
     farebox lanes resume openai
-    """  # noqa: D301 - \b is click's mark for "do not wrap"
+    """
     if ctx.invoked_subcommand is not None:
         refuse_early_flags(ctx, f"lanes {ctx.invoked_subcommand} REF")
     else:
@@ -157,7 +158,7 @@ def pause_json(one: Pause) -> dict[str, object]:
 
 
 @lanes.command("pause")
-@click.argument("ref")
+@click.argument("ref", shell_complete=suggest.models)
 @click.option("--for", "seconds", type=DurationType(), metavar="TIME", help="30s, 30m, 2h, 1d; else until resumed.")
 @click.option("--why", default="", metavar="TEXT", help="Shown wherever the pause is.")
 @json_option
@@ -187,7 +188,7 @@ async def _pause(settings: Settings, ref: str, seconds: float | None, why: str, 
 
 
 @lanes.command("resume")
-@click.argument("ref")
+@click.argument("ref", shell_complete=suggest.models)
 @json_option
 @common
 def resume_ref(settings: Settings, ref: str, as_json: bool) -> None:

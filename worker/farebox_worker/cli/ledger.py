@@ -9,8 +9,8 @@ import click
 from farebox.errors import InputError
 from farebox.ledger import GLOBAL, Limit, Scope
 from farebox.money import dollars_from_nusd, nusd_from_usd, usd_from_nusd
+from farebox_worker.cli.amounts import money_fields
 from farebox_worker.cli.options import USD, common, json_option, print_json, run_async, say
-from farebox_worker.cli.summary import money_fields
 from farebox_worker.limits import in_words, money_line
 from farebox_worker.session import Session, end_the_dead, open_session
 from farebox_worker.settings import Settings
@@ -24,7 +24,7 @@ def ledger() -> None:
     farebox ledger show
     farebox ledger adopt                what is there counts from now on
     farebox ledger adopt --budget 500   the same on a server that was emptied
-    """  # noqa: D301 - \b is click's mark for "do not wrap"
+    """
 
 
 @dataclass(frozen=True, slots=True)

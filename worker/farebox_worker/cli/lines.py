@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, cast, get_args
 
 import click
 import msgspec
 
 from farebox.errors import InputError
+from farebox_worker.cli import suggest
+from farebox_worker.cli.options import with_options
 from farebox_worker.files.source import Format, take
 from farebox_worker.files.template import Template
 from farebox_worker.files.wording import Wording, read_schema, text_or_file
@@ -25,9 +27,10 @@ _OPTIONS = (
         "models",
         multiple=True,
         metavar="REF",
+        shell_complete=suggest.models,
         help="provider:model for every line, e.g. openai:gpt-5-mini; several -m ask each line of each.",
     ),
-    click.option("--provider", metavar="P", help="Whose model a bare name is."),
+    click.option("--provider", metavar="P", shell_complete=suggest.providers, help="Whose model a bare name is."),
     click.option("--max-tokens", type=click.IntRange(min=1), metavar="N", help="Output cap of lines that have none."),
     click.option("--tier", type=click.Choice(TIERS), default="standard", show_default=True, help=TIER_HELP),
     click.option("--drop-params", metavar="A,B", default="", help="Drop these where a provider cannot say them."),
@@ -45,6 +48,7 @@ _OPTIONS = (
         "fallbacks",
         multiple=True,
         metavar="REF",
+        shell_complete=suggest.models,
         help="Ask this model where the one before failed for good, or is paused for long; repeatable, in order.",
     ),
     click.option("--spread", metavar="A,B,C", default="", help="Share lines over these models: whichever has room."),
@@ -116,10 +120,4 @@ def line_options(command: F) -> F:
         lines = LineFlags(**{name: kwargs.pop(name) for name in LineFlags.__struct_fields__})
         return command(*args, lines=lines, **kwargs)
 
-    with_lines.__name__ = command.__name__
-    with_lines.__doc__ = command.__doc__
-    with_lines.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
-    wrapped: Any = with_lines
-    for option in reversed(_OPTIONS):
-        wrapped = option(wrapped)
-    return wrapped  # type: ignore[no-any-return]
+    return cast("F", with_options(command, with_lines, _OPTIONS))

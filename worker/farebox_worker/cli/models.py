@@ -23,7 +23,7 @@ def models(settings: Settings, pattern: str, discover: bool, as_json: bool) -> N
     \b
     farebox models
     farebox models mini
-    """  # noqa: D301 - \b is click's mark for "do not wrap"
+    """
     log_to_stderr(is_quiet=True)
     run_async(_models(settings, pattern, everyone=discover, as_json=as_json))
 

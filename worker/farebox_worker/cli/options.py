@@ -10,8 +10,9 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import click
 import msgspec
@@ -21,6 +22,24 @@ from farebox_worker.settings import MAX_USD, Settings, load
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+_COMMON: tuple[Decorator, ...] = (
+    click.option("--config", type=click.Path(path_type=Path, dir_okay=False), help="farebox.toml to use."),
+    click.option(
+        "--data-dir", type=click.Path(path_type=Path, file_okay=False), help="Directory of the embedded server."
+    ),
+    click.option("--redis", metavar="URL", help="A shared Redis instead of the embedded server."),
+)
+
+
+def with_options(command: Callable[..., Any], called: Callable[..., Any], options: Sequence[Decorator]) -> Any:
+    """Put options before those of a command; `called` is called in its place, under its name."""
+    wrapped: Any = wraps(command)(called)  # click's own list of options is among what it takes over
+    for option in reversed(options):
+        wrapped = option(wrapped)
+    return wrapped
 
 
 def common(command: F) -> F:
@@ -30,18 +49,7 @@ def common(command: F) -> F:
         settings = load(config, data_dir=data_dir, redis_url=redis)
         return command(*args, settings=settings, **kwargs)
 
-    with_settings.__name__ = command.__name__
-    with_settings.__doc__ = command.__doc__
-    with_settings.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
-    wrapped = click.option("--redis", metavar="URL", help="A shared Redis instead of the embedded server.")(
-        with_settings
-    )
-    wrapped = click.option(
-        "--data-dir", type=click.Path(path_type=Path, file_okay=False), help="Directory of the embedded server."
-    )(wrapped)
-    return click.option(  # type: ignore[return-value]
-        "--config", type=click.Path(path_type=Path, dir_okay=False), help="farebox.toml to use."
-    )(wrapped)
+    return cast("F", with_options(command, with_settings, _COMMON))
 
 
 class UsdType(click.ParamType[float]):
@@ -128,8 +136,8 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, text: 
         click.echo("\n".join("\t".join(row) for row in [columns, *cells]))
         return
     from rich.console import Console  # noqa: PLC0415 - only tables need it
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415 - the same
+    from rich.text import Text  # noqa: PLC0415 - the same
 
     table = Table(box=None, pad_edge=False, header_style="dim")
     for number, name in enumerate(columns):

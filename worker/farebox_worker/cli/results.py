@@ -6,11 +6,14 @@ import math
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import click
+import msgspec
 
 from farebox.batch import Batch
 from farebox.errors import InputError
+from farebox_worker.cli import suggest
 from farebox_worker.cli.options import common, json_option, print_json, run_async, say
 from farebox_worker.files.answers import output_line
 from farebox_worker.files.fit import Fit
@@ -27,7 +30,7 @@ TOLD_EVERY_S = 1.0
 
 
 @click.command()
-@click.argument("batch")
+@click.argument("batch", shell_complete=suggest.batches)
 @click.option("-o", "--output", metavar="OUT", required=True, type=click.Path(path_type=Path, allow_dash=True),
               help="File to append to, or - for stdout.")  # fmt: skip
 @click.option("--follow", is_flag=True, help="Wait until the batch is complete.")
@@ -37,61 +40,52 @@ TOLD_EVERY_S = 1.0
 @click.option("--overwrite", is_flag=True, help="Replace OUT even when Farebox did not write it.")
 @json_option
 @common
-def results(
-    settings: Settings,
-    batch: str,
-    output: Path,
-    follow: bool,
-    delete: bool,
-    schema: Path | None,
-    overwrite: bool,
-    as_json: bool,
-) -> None:
+def results(settings: Settings, batch: str, as_json: bool, **flags: Any) -> None:
     """Write the results of BATCH to OUT, one line per finished job; lines that are there already are skipped.
 
     \b
     farebox results nightly -o answers.jsonl
     farebox results nightly -o answers.jsonl --follow --delete
-    """  # noqa: D301 - \b is click's mark for "do not wrap"
-    if str(output) == "-" and (delete or as_json or schema):
+    """
+    given = Flags(**flags)
+    if str(given.output) == "-" and (given.delete or given.schema or as_json):
         raise click.UsageError("-o - goes with none of --delete, --schema and --json: name a file.")
-    fit = Fit(read_schema(schema)) if schema else None
-    run_async(
-        _results(settings, batch, output, fit, follow=follow, delete=delete, overwrite=overwrite, as_json=as_json)
-    )
+    run_async(_results(settings, batch, given, as_json=as_json))
 
 
-async def _results(
-    settings: Settings,
-    name: str,
-    output: Path,
-    fit: Fit | None,
-    *,
-    follow: bool,
-    delete: bool,
-    overwrite: bool,
-    as_json: bool,
-) -> None:
+class Flags(msgspec.Struct, frozen=True, kw_only=True):
+    """The flags of `farebox results`."""
+
+    output: Path
+    follow: bool
+    delete: bool
+    schema: Path | None
+    overwrite: bool
+
+
+async def _results(settings: Settings, name: str, flags: Flags, *, as_json: bool) -> None:
+    fit = Fit(read_schema(flags.schema)) if flags.schema else None
     async with open_session(settings) as session:
         batch = Batch(session.redis, name, namespace=session.namespace)
         await batch.progress()
-        if str(output) == "-":
-            await _to_stdout(batch, is_following=follow)
+        if str(flags.output) == "-":
+            await _to_stdout(batch, is_following=flags.follow)
             return
-        with OutputFile.open(output, overwrite=overwrite) as out:
+        with OutputFile.open(flags.output, overwrite=flags.overwrite) as out:
             out.fit = fit
             await take_out_retried(batch, out)
-            writer = Follow(batch, out, deletes=delete)
+            writer = Follow(batch, out, deletes=flags.delete)
             with Screen(plain_after_s=2.0) as screen:
-                await _write(batch, writer, screen, is_following=follow)
+                await _write(batch, writer, screen, is_following=flags.follow)
             written, lost = writer.written, await writer.lost()
             lines, tally = out.lines, out.tally
     if as_json:
-        print_json({"batch_id": name, "written": written, "lines": lines, "expired": lost, "invalid": tally.invalid})
+        counts = {"written": written, "lines": lines, "expired": lost, "invalid": tally.invalid}
+        print_json({"batch_id": name, **counts})
     else:
-        say(f"{written:,} results written; {output} holds {lines:,}.")
+        say(f"{written:,} results written; {flags.output} holds {lines:,}.")
         if tally.invalid:
-            say(f"{tally.invalid:,} of them are marked `invalid`, as not of the schema: {tally.misfit[:200]}")
+            say(f"{tally.invalid:,} of them do not match the schema, marked `invalid`: {tally.misfit[:200]}")
     if lost:
         raise InputError(f"{lost:,} results had expired ([retention] results_days) before they were collected.")
 

@@ -12,6 +12,7 @@ import click
 from farebox.amend import count_failures, is_of_class, retry_failed
 from farebox.batch import Batch
 from farebox.errors import BatchClosedError, InputError, NoLedgerError
+from farebox_worker.cli import suggest
 from farebox_worker.cli.options import common, json_option, print_json, run_async, say
 from farebox_worker.cli.place import at_the_earlier_place
 from farebox_worker.files import sidecar as sidecars
@@ -24,7 +25,7 @@ from farebox_worker.settings import Settings
 
 
 @click.command()
-@click.argument("what", metavar="BATCH|FILE")
+@click.argument("what", metavar="BATCH|FILE", shell_complete=suggest.batches_or_files)
 @click.option("--class", "classes", multiple=True, metavar="CLASS",
               help="Only failures of this class, or with this error code of the provider's; repeatable.")  # fmt: skip
 @json_option
@@ -39,7 +40,7 @@ def retry(settings: Settings, what: str, classes: tuple[str, ...], as_json: bool
     farebox retry nightly                       all that failed
     farebox retry nightly --class overloaded    only what failed because the provider was overloaded
     farebox retry prompts.jsonl                 then repeat the `farebox run prompts.jsonl ...` it came from
-    """  # noqa: D301 - \b is click's mark for "do not wrap"
+    """
     out = _output_of(what)
     work = _retry_batch(settings, what, classes) if out is None else _retry_file(settings, out, classes)
     counts = run_async(work)

@@ -15,10 +15,10 @@ import msgspec
 from farebox.batch import Batch
 from farebox.errors import InputError
 from farebox.ledger import GLOBAL
-from farebox.money import dollars_from_nusd, nusd_from_usd
+from farebox.money import dollars_from_nusd
 from farebox.records import job_id as name_job
 from farebox.reuse import Reuse, batch_of
-from farebox_worker.cli.lines import LineFlags, line_options
+from farebox_worker.cli.lines import line_options
 from farebox_worker.cli.options import (
     USD,
     child_environment,
@@ -33,6 +33,7 @@ from farebox_worker.cli.options import (
     say,
 )
 from farebox_worker.cli.place import at_the_earlier_place
+from farebox_worker.cli.run_flags import Flags
 from farebox_worker.cli.summary import ending_json, print_ending
 from farebox_worker.files.content import Content
 from farebox_worker.files.csv_answers import answer_columns
@@ -105,37 +106,14 @@ def run(settings: Settings, source: Path, as_json: bool, **flags: Any) -> None:
     farebox run prompts.jsonl -m anthropic:claude-haiku-4-5 --budget 5 --first 10
     farebox run tickets.csv -m openai:gpt-5-mini --template "Classify: {text}" -o answers.csv --budget 5
     zcat prompts.jsonl.gz | farebox run - -m openai:gpt-5-mini -m openai:gpt-5-nano -o out.jsonl --budget 5
-    """  # noqa: D301 - \b is click's mark for "do not wrap"
+    """
     log_to_stderr(is_quiet=True)
     given = Flags(**flags)
-    _refuse_flags(given, as_json=as_json)
+    given.refuse_unfit(as_json=as_json)
     refuse_unkept(given.output, source)
     ask = given.lines.ask(source, tags=given.tags, first=given.first)
     code = run_async(_run(settings, ask, given, as_json=as_json))
     sys.exit(code)
-
-
-class Flags(msgspec.Struct, frozen=True, kw_only=True):
-    """The flags of `farebox run`."""
-
-    output: Path | None
-    lines: LineFlags
-    budget: float | None
-    no_budget: bool
-    first: int | None
-    tags: tuple[str, ...]
-    concurrency: int | None
-    fallback_after: float | None
-    processes: int
-    with_worker: bool
-    max_failures: str | None
-    dry_run: bool
-    overwrite: bool
-    redo: bool
-    reuse: bool
-    ordered: bool
-    answer_column: str
-    quiet: bool
 
 
 async def _run(settings: Settings, ask: Ask, flags: Flags, *, as_json: bool) -> int:
@@ -158,7 +136,7 @@ async def _run(settings: Settings, ask: Ask, flags: Flags, *, as_json: bool) -> 
         finish = Finish(where, flags.ordered, columns)
         if flags.dry_run:
             with Screen(is_quiet=flags.quiet) as screen:
-                plan = _judge(planner, flags, screen, limit_nusd=_nusd(flags.budget))
+                plan = _judge(planner, flags, screen, limit_nusd=flags.budget_nusd)
             return _tell_plan(plan, source, as_json=as_json)
         with Screen(is_quiet=flags.quiet) as screen:
             async with open_session(settings, creates=True) as session:
@@ -217,7 +195,7 @@ async def _work(  # noqa: PLR0913, PLR0917 - everything a run needs is made abov
     batch = batch_of(session.redis, place.batch_id, namespace=session.namespace, reuse=reuse)
     await places.settle_in(session, batch, out, place, screen)
     if flags.budget is not None or flags.no_budget:
-        await session.ledger.set_limit(f"batch:{batch.batch_id}", _nusd(flags.budget))
+        await session.ledger.set_limit(f"batch:{batch.batch_id}", flags.budget_nusd)
     lines = screen.follow(planner.lines(), doing="comparing with earlier runs")
     is_same = await places.reconcile(
         batch, out, lines, screen, is_redo=flags.redo, is_unchanged=planner.passes_known_lines
@@ -254,7 +232,7 @@ async def _work(  # noqa: PLR0913, PLR0917 - everything a run needs is made abov
         retention=settings.retention,
         revive=session.revive,
         prospect=prospect,
-        most_failures=_most_failures(flags.max_failures, plan.lines_done + plan.lines_asked),
+        most_failures=flags.most_failures(plan.lines_done + plan.lines_asked),
         flags=flags_from_here(settings),
         further=plan.further,
     )
@@ -288,7 +266,7 @@ async def _warn_of_the_end(batch: Batch, prospect: Prospect, plan: Plan, out: Ou
 
 async def _limit_nusd(session: Session, flags: Flags, known: Sidecar | None) -> int | None:
     """The least of the limits that will hold: the global ones, and the run's own, given now or earlier."""
-    own = _nusd(flags.budget)
+    own = flags.budget_nusd
     if own is None and known is not None and not flags.no_budget:
         own = (await session.ledger.scope(f"batch:{known.batch_id}")).limit_nusd
     overall = [limit.limit_nusd for limit in await session.ledger.limits([GLOBAL])]
@@ -333,29 +311,6 @@ def _refuse_without_budget(plan: Plan, flags: Flags, limit_nusd: int | None) -> 
         f"no budget: these {plan.lines_asked:,} jobs can cost up to {dollars_from_nusd(plan.worst_nusd)}{unknown}. "
         "Say what they may cost with --budget USD, or run without a limit with --no-budget."
     )
-
-
-def _refuse_flags(flags: Flags, *, as_json: bool) -> None:
-    if str(flags.output) == "-" and as_json:
-        raise click.UsageError("-o - and --json both write to stdout: keep one of them.")
-    if flags.budget is not None and flags.no_budget:
-        raise click.UsageError("--budget and --no-budget exclude each other.")
-    _most_failures(flags.max_failures, 1)
-
-
-def _most_failures(text: str | None, total: int) -> int | None:
-    if text is None:
-        return None
-    try:
-        if text.endswith("%"):
-            return max(1, int(total * float(text[:-1]) / 100))
-        return max(1, int(text))
-    except ValueError:
-        raise click.UsageError(f"--max-failures takes a number or a percentage, not {text!r}.") from None
-
-
-def _nusd(usd: float | None) -> int | None:
-    return None if usd is None else nusd_from_usd(usd)
 
 
 def _how_many(plan: Plan) -> str:

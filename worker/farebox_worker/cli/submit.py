@@ -56,7 +56,7 @@ def submit(  # noqa: PLR0913, PLR0917 - the flags of a command
 
     \b
     farebox submit prompts.jsonl -m openai:gpt-5-mini --budget 50 --tag nightly
-    """  # noqa: D301 - \b is click's mark for "do not wrap"
+    """
     log_to_stderr(is_quiet=True)
     ask = lines.ask(source, tags=tags)
     source = ask.source.path

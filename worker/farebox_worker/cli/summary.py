@@ -11,8 +11,9 @@ from pathlib import Path
 from rich.console import Console
 
 from farebox.connection import shown
-from farebox.ledger import Limit, Scope
+from farebox.ledger import Scope
 from farebox.money import dollars_from_nusd, usd_from_nusd
+from farebox_worker.cli.amounts import money_fields
 from farebox_worker.cli.by_model import causes, model_table, models_json
 from farebox_worker.files.tally import Tally
 from farebox_worker.limits import doubted, in_words, money_line, raise_command, room_again
@@ -20,21 +21,6 @@ from farebox_worker.run.forecast import Cost
 from farebox_worker.run.job import Ending
 from farebox_worker.run.picture import about
 from farebox_worker.run.plan import Plan
-
-
-def money_fields(scope: Scope | Limit) -> dict[str, int | float | None]:
-    """A scope's money as JSON fields, each in nano-dollars and in dollars."""
-    amounts = {
-        "limit": scope.limit_nusd,
-        "spent": scope.spent_nusd,
-        "held": scope.held_nusd,
-        "unconfirmed": scope.unconfirmed_nusd,
-    }
-    if isinstance(scope, Scope):
-        amounts["overrun"] = scope.overrun_nusd
-    fields: dict[str, int | float | None] = {f"{name}_nusd": nusd for name, nusd in amounts.items()}
-    fields |= {f"{name}_usd": None if nusd is None else usd_from_nusd(nusd) for name, nusd in amounts.items()}
-    return fields
 
 
 def cost_fields(cost: Cost) -> dict[str, int | float]:
@@ -148,7 +134,7 @@ def _notes(ending: Ending, plan: Plan, out: Path, flags: str) -> list[str]:
         notes.append(f"{ending.capped_by_default:,} lines named no output cap and got the default (--max-tokens).")
     notes += causes(tally)
     if tally.outcomes["failed"] and not ending.reason:  # a reason says it, where it helps
-        notes.append(f"What failed is asked again after `farebox retry {_name(out)}{flags}` by the same command.")
+        notes.append(f"The same command asks what failed again after `farebox retry {_name(out)}{flags}`.")
     if tally.outcomes["cancelled"]:
         notes.append(f"{tally.outcomes['cancelled']:,} were cancelled before they were sent.")
     if plan.summary.bad:
@@ -163,7 +149,7 @@ def _misfits(tally: Tally, out: Path, flags: str) -> list[str]:
     answers = "1 answer does" if tally.invalid == 1 else f"{tally.invalid:,} answers do"
     return [
         f"{answers} not match the schema, marked `invalid` in {out.name}: {tally.misfit[:200]}",
-        f"They are asked again, and paid again, after `farebox retry {_name(out)} --class invalid{flags}` by the same command.",
+        f"The same command asks, and pays, them again after `farebox retry {_name(out)} --class invalid{flags}`.",
     ]
 
 

@@ -9,8 +9,9 @@ import click
 from farebox.errors import InputError
 from farebox.ledger import Unconfirmed
 from farebox.money import dollars_from_nusd, usd_from_nusd
+from farebox_worker.cli import suggest
+from farebox_worker.cli.amounts import money_fields
 from farebox_worker.cli.options import common, json_option, print_json, print_table, run_async, say
-from farebox_worker.cli.summary import money_fields
 from farebox_worker.limits import money_line
 from farebox_worker.session import Session, flags_from_here, open_session
 from farebox_worker.settings import Settings
@@ -24,7 +25,7 @@ def unconfirmed() -> None:
     farebox unconfirmed list
     farebox unconfirmed release --batch nightly   the provider's bill shows that they were not billed
     farebox unconfirmed charge ATTEMPT            it was billed: book its worst case
-    """  # noqa: D301 - \b is click's mark for "do not wrap"
+    """
 
 
 @unconfirmed.command("list")
@@ -61,7 +62,7 @@ async def _show(settings: Settings, *, as_json: bool) -> None:
 
 @unconfirmed.command("release")
 @click.argument("tokens", nargs=-1, metavar="[ATTEMPT]...")
-@click.option("--batch", metavar="BATCH", help="All of one batch.")
+@click.option("--batch", metavar="BATCH", shell_complete=suggest.batches, help="All of one batch.")
 @click.option("--all", "everything", is_flag=True, help="All there are.")
 @common
 def release(settings: Settings, tokens: tuple[str, ...], batch: str | None, everything: bool) -> None:
@@ -71,7 +72,7 @@ def release(settings: Settings, tokens: tuple[str, ...], batch: str | None, ever
 
 @unconfirmed.command("charge")
 @click.argument("tokens", nargs=-1, metavar="[ATTEMPT]...")
-@click.option("--batch", metavar="BATCH", help="All of one batch.")
+@click.option("--batch", metavar="BATCH", shell_complete=suggest.batches, help="All of one batch.")
 @click.option("--all", "everything", is_flag=True, help="All there are.")
 @common
 def charge(settings: Settings, tokens: tuple[str, ...], batch: str | None, everything: bool) -> None:

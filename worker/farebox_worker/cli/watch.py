@@ -10,12 +10,14 @@ from dataclasses import replace
 import click
 from rich.console import Console
 
-from farebox.batch import Batch, Progress, list_batches
+from farebox.batch import Batch
 from farebox.ledger import GLOBAL
 from farebox.money import dollars_from_nusd
+from farebox.progress import Progress, list_batches
+from farebox_worker.cli import suggest
+from farebox_worker.cli.amounts import money_fields
 from farebox_worker.cli.by_model import causes, model_table, models_json, tally_of
 from farebox_worker.cli.options import common, json_option, print_json, run_async, say
-from farebox_worker.cli.summary import money_fields
 from farebox_worker.files.tally import Tally
 from farebox_worker.limits import in_words, money_line, raise_command
 from farebox_worker.run.forecast import Cost, Outlook, look_ahead
@@ -29,7 +31,7 @@ STILL_LOOKS = 3  # everything is parked for so many looks before it counts as th
 
 
 @click.command()
-@click.argument("batch", required=False)
+@click.argument("batch", required=False, shell_complete=suggest.batches)
 @click.option("--quiet", is_flag=True, help="Show nothing; wait for the end and its exit code.")
 @json_option
 @common
@@ -43,7 +45,7 @@ def watch(settings: Settings, batch: str | None, quiet: bool, as_json: bool) -> 
     \b
     farebox watch support-tickets-7f3a
     farebox watch nightly --quiet && echo done
-    """  # noqa: D301 - \b is click's mark for "do not wrap"
+    """
     sys.exit(run_async(_watch(settings, batch, is_quiet=quiet, as_json=as_json)))
 
 

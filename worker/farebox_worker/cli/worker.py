@@ -61,7 +61,7 @@ def worker(settings: Settings, metrics_port: int | None, metrics_host: str | Non
 
     \b
     FAREBOX_REDIS_URL=redis://bus:6379/0 farebox worker --processes 4
-    """  # noqa: D301 - \b is click's mark for "do not wrap"
+    """
     if metrics_port is None and not given["batch"]:  # the workers of one run do not take the fleet's port
         metrics_port = settings.worker.metrics_port
     flags = Flags(metrics_port=metrics_port, metrics_host=metrics_host or settings.worker.metrics_host, **given)

@@ -23,7 +23,7 @@ def workers(settings: Settings, as_json: bool) -> None:
 
     \b
     farebox workers
-    """  # noqa: D301 - \b is click's mark for "do not wrap"
+    """
     run_async(_workers(settings, as_json=as_json))
 
 

@@ -1,6 +1,7 @@
 """From a claim to a settlement: claims jobs over all lanes, admits them, sends each as a task, heeds its failures.
 
-Nothing is sent that was not admitted. A slot is free again only when its settle is acknowledged.
+Nothing is sent that was not admitted. A slot is free again when its settle is on its way, and only one group of them
+is at a time: when the server is away nothing piles up.
 """
 
 from __future__ import annotations
@@ -11,20 +12,14 @@ import random
 import secrets
 import time
 from collections import Counter
-from collections.abc import Awaitable
-from dataclasses import replace
-
-from redis.exceptions import RedisError
+from functools import lru_cache
 
 from farebox.errors import LedgerError
 from farebox.scripts import Tongue
 from farebox_worker.attempts import endings, sending
 from farebox_worker.attempts.attempt import UNPRICED, Attempt
-from farebox_worker.attempts.failures import LANE_PAUSE_CAP_S, Verdict
 from farebox_worker.bus.admit import Fare, admit
-from farebox_worker.bus.blame import MOST_ALIKE, blame
 from farebox_worker.bus.claim import Ask, Claimed, Claims, claim
-from farebox_worker.bus.pause import Refusal, pause, stop_at_overrun
 from farebox_worker.bus.settle import Settlement
 from farebox_worker.clock import clock
 from farebox_worker.dispatch.balance import Balance
@@ -34,11 +29,12 @@ from farebox_worker.dispatch.moves import Moves
 from farebox_worker.dispatch.pacing import Pacing
 from farebox_worker.dispatch.recent import Recent
 from farebox_worker.dispatch.settler import Settler
+from farebox_worker.dispatch.steering import Steering, quietly
 from farebox_worker.dispatch.witness import Witness
 from farebox_worker.events import event
 from farebox_worker.outage import Outage
 from farebox_worker.prices.table import fee_problem
-from farebox_worker.routes import Route, Routes
+from farebox_worker.routes import Routes
 from farebox_worker.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -46,7 +42,6 @@ log = logging.getLogger(__name__)
 FLEX_TIMEOUT_S = 900.0  # flex answers when there is room
 HEAL_S = 3.0  # a lost doorbell is found by then, jittered
 MOST_PER_CLAIM = 256
-LEAST_REFUSAL_S = 0.5  # where the pause of refusals in a row begins to grow, when the provider says how long to wait
 
 
 class Dispatch:
@@ -64,11 +59,10 @@ class Dispatch:
         lanes: every lane there is to serve.
         running: attempts that are admitted and not settled, by token.
         sending: the tasks of calls in flight, by token.
-        last_error: the newest failure of a call, per lane, for people.
-        unreachable: lanes whose newest call found no server, and since when (monotonic seconds).
         complete, failed, retried: attempts settled so.
         recent: what was settled in the last seconds.
         witness: counts what is done here, and tells the log.
+        steering: does what failures mean for others, and knows the newest.
         moves: brings jobs away from lanes that cannot go on.
         balance: brings jobs that are spread to the lanes that answer them soonest.
     """
@@ -77,21 +71,21 @@ class Dispatch:
         self._tongue = tongue
         self._outage = outage
         self._worker = settings.worker
-        self._key_names = {name: provider.api_key_env for name, provider in settings.providers.items()}
         self._routes = routes
         self.only_batch = only_batch
+        self._lane_of = lru_cache(maxsize=4096)(lambda flow: tongue.keys.parts_of_flow(flow)[2])
         self._in_flight: dict[str, int] = {}
         self.lanes: set[str] = set()
         self.running: dict[str, Attempt] = {}
         self.sending: dict[str, asyncio.Task[None]] = {}
-        self.last_error: dict[str, str] = {}
-        self.unreachable: dict[str, float] = {}
         self.complete = self.failed = self.retried = 0
         self._is_stopping = self._is_halted = False
         self._first_calls = FirstCalls()
         self._pacing = Pacing(tongue, routes, settings.providers)
         self.recent = Recent()
         self.witness = Witness()
+        key_names = {name: provider.api_key_env for name, provider in settings.providers.items()}
+        self.steering = Steering(tongue, routes, key_names, self.witness)
         self.moves = Moves(tongue, routes, after_s=settings.worker.fallback_after_s, only_batch=only_batch)
         self.balance = Balance(tongue, only_batch=only_batch)
         self.bells = Doorbells(tongue, outage, only_batch=only_batch, lanes=self.served)
@@ -186,7 +180,8 @@ class Dispatch:
 
     def _asks(self) -> list[Ask]:
         asks = []
-        leaving = Counter(self._tongue.keys.parts_of_flow(settlement.flow)[2] for settlement in self.settler.group)
+        # a refused call keeps its slot until it is settled: a pause may be on its way
+        leaving = Counter(self._lane_of(one.flow) for one in self.settler.group if one.action == "finish")
         for lane in self.lanes:
             route = self._routes.find(lane)
             slots = min(self._worker.concurrency - self._in_flight.get(lane, 0) + leaving[lane], MOST_PER_CLAIM)
@@ -200,7 +195,7 @@ class Dispatch:
 
     async def _take_over(self, asks: list[Ask], jobs: list[Claimed]) -> int:
         """Let lanes take over jobs that wait in lanes like them, and would be answered there later."""
-        got = {self._tongue.keys.parts_of_flow(claimed.flow)[2] for claimed in jobs}
+        got = {self._lane_of(claimed.flow) for claimed in jobs}
         idle = [ask.lane for ask in asks if ask.lane not in got]
         if not self.balance.is_due(idle):
             return 0
@@ -216,7 +211,7 @@ class Dispatch:
         lanes = [ask.lane for ask in asks]
         if not self._pacing.is_told(lanes):
             await self._outage.insist(lambda: self._pacing.tell(lanes))
-        name = secrets.token_urlsafe(9)  # the same one when it is sent again: then the same jobs come
+        name = secrets.token_urlsafe(8)  # the same one when it is sent again: then the same jobs come
         lease_ms = int(self._worker.lease_s * 1000)
         return await self._outage.insist(
             lambda: claim(self._tongue, asks, lease_ms=lease_ms, only_batch=self.only_batch, name=name)
@@ -301,93 +296,22 @@ class Dispatch:
             self.bells.ring()
         if verdict is None and settlement.action == "finish":
             self.balance.answered(one.route.lane, took_s)
-        words = self._pacing.felt(one, settlement, verdict, took_s)
-        if words != settlement.felt:
-            settlement = replace(settlement, felt=words)
-        try:
+        settlement.felt = self._pacing.felt(one, settlement, verdict, took_s)
+        try:  # what it means for others comes before its slot is free for the next one
             if settlement.money == "actual" and settlement.amount_nusd > one.hold_nusd != UNPRICED:
-                await self._stop_at_overrun(one, settlement.amount_nusd)  # before its slot is free for the next one
+                await self.steering.stop_at_overrun(one, settlement.amount_nusd)
+            await self.steering.heed(one, verdict, took_s)
         finally:
             self.sending.pop(one.claimed.token, None)
             self.settler.put(settlement)
-        if verdict is not None and verdict.failure_class == "unreachable":
-            self.unreachable.setdefault(one.route.lane, time.monotonic())
-        else:
-            self.unreachable.pop(one.route.lane, None)
-        if verdict is not None:
-            await self._heed(one, verdict, took_s)
         if one.headers:
-            await self._quietly(self._pacing.learn(one), one.route.lane)
-
-    async def _stop_at_overrun(self, one: Attempt, cost_nusd: int) -> None:
-        lane = one.route.lane
-        try:
-            paused = await stop_at_overrun(self._tongue, lane, hold_nusd=one.hold_nusd, cost_nusd=cost_nusd)
-        except (RedisError, OSError, LedgerError) as error:
-            log.warning("lane %s could not be paused: %s", lane, error, extra=event("pause_failed", lane=lane))
-        else:
-            if paused:
-                log.error("lane %s is %s", lane, paused, extra=event("overrun", lane=lane, why=paused.why))
-
-    async def _heed(self, one: Attempt, verdict: Verdict, took_s: float) -> None:
-        """Do what a failure means for others: pause the lane or the provider, or stop serving it here."""
-        route = one.route
-        self.last_error[route.lane] = verdict.message
-        if verdict.alike:
-            await self._blame(route, verdict)
-        provider_id = route.entry.provider_id
-        if verdict.action == "stop_provider":
-            key = self._key_names.get(provider_id)
-            why = f"{verdict.message}{f' (its key is in {key})' if key else ''}"
-            if self._routes.stop(provider_id, why):
-                extra = event("provider_stopped", provider=provider_id, why=why)
-                log.error("provider %s is not served here any more: %s", provider_id, why, extra=extra)
-        elif verdict.action == "pause_provider":
-            await self._pause(route.lane, verdict.delay_s, verdict.failure_class, provider=provider_id)
-        elif verdict.failure_class == "rate_limit" and verdict.action == "pause_lane":
-            least_s = verdict.delay_s if one.retry_after_s is None else LEAST_REFUSAL_S
-            refusal = Refusal(took_s, least_s or LEAST_REFUSAL_S)
-            await self._pause(route.lane, verdict.delay_s, verdict.failure_class, refusal=refusal)
-        elif verdict.action == "pause_lane":
-            await self._pause(route.lane, verdict.delay_s, verdict.failure_class)
-        elif verdict.failure_class == "overloaded" and one.retry_after_s:
-            await self._pause(route.lane, min(one.retry_after_s, LANE_PAUSE_CAP_S), verdict.failure_class)
-
-    async def _blame(self, route: Route, verdict: Verdict) -> None:
-        lane, ref = route.lane, route.entry.model_ref
-        try:
-            paused = await blame(self._tongue, lane, model_ref=ref, what=verdict.alike, message=verdict.message)
-        except (RedisError, OSError, LedgerError) as error:
-            log.warning("lane %s could not be blamed: %s", lane, error, extra=event("pause_failed", lane=lane))
-        else:
-            if paused:
-                extra = event("refused_alike", lane=lane, in_a_row=MOST_ALIKE)  # the message may quote a prompt
-                words = "lane %s is paused: %d requests in a row were refused alike; `farebox lanes` says why"
-                log.error(words, lane, MOST_ALIKE, extra=extra)
-
-    async def _pause(
-        self, lane: str, seconds: float | None, why: str, *, provider: str = "", refusal: Refusal | None = None
-    ) -> None:
-        """Pause a lane, or the provider whose account a call of the lane has found empty."""
-        of = "" if provider else lane
-        await self._quietly(
-            pause(self._tongue, of, provider=provider, seconds=seconds or 1.0, why=why, refusal=refusal), lane
-        )
-        self.witness.paused(lane, seconds or 1.0, why)
-
-    @staticmethod
-    async def _quietly(verb: Awaitable[object], lane: str) -> None:
-        """Do what helps and is not needed: when it fails, the next call says the same again."""
-        try:
-            await verb
-        except (RedisError, OSError, LedgerError) as error:
-            log.warning("lane %s could not be paused: %s", lane, error, extra=event("pause_failed", lane=lane))
+            await quietly(self._pacing.learn(one), one.route.lane)
 
     def _on_settled(self, settlement: Settlement, word: str) -> None:
         one = self.running.pop(settlement.token, None)
         hold_nusd = one.hold_nusd if one else 0
         self.recent.add(settlement, hold_nusd)
-        self.witness.settled(self._tongue.keys.parts_of_flow(settlement.flow)[2], settlement, word, hold_nusd)
+        self.witness.settled(self._lane_of(settlement.flow), settlement, word, hold_nusd)
         self._free(settlement.flow)
         if settlement.action == "retry":
             self.retried += 1
@@ -398,5 +322,5 @@ class Dispatch:
                 self.failed += 1
 
     def _free(self, flow: str) -> None:
-        self._in_flight[self._tongue.keys.parts_of_flow(flow)[2]] -= 1
+        self._in_flight[self._lane_of(flow)] -= 1
         self.bells.ring()

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import msgspec
 
 from farebox.batch import CHUNK_BYTES
+from farebox.commands import server_now_ms
 from farebox.fallback import lanes_after
 from farebox.records import decode_job
 from farebox.scripts import Tongue
@@ -32,7 +33,7 @@ class Relocation:
 
     async def flows(self) -> list[str]:
         """The flows that are noted as holding such jobs."""
-        found = await self._tongue.redis.smembers(f"{self._tongue.keys.prefix}{self._kind}")
+        found = await self._tongue.redis.smembers(self._tongue.keys.flows_to_move(self._kind))
         return sorted(flow.decode() for flow in found)
 
     async def forget_if_empty(self, flow: str) -> None:
@@ -67,8 +68,7 @@ class Relocation:
 
     async def now_ms(self) -> int:
         """The server's clock, in ms."""
-        seconds, micros = await self._tongue.redis.time()
-        return int(seconds) * 1000 + int(micros) // 1000
+        return await server_now_ms(self._tongue.redis)
 
 
 def _choices(payload: bytes | None, lane: str) -> tuple[str, ...]:

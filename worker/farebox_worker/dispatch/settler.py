@@ -1,7 +1,7 @@
 """Settles finished attempts in groups: as many as came in a few milliseconds, at most 64 or 1 MB.
 
 It never gives up: while Redis is away everything is kept and settled when it is back. A group that errs is settled
-one by one. A slot is free again only when its settle is acknowledged.
+one by one. A call's slot is free again when its group goes on its way: one group at a time is on it.
 """
 
 from __future__ import annotations

@@ -2,10 +2,11 @@
 
 Pure file logic. It knows no Redis, no event loop and no command line, and it never decides what to do next.
 
-In: `source` opens it (`csv_table` reads rows), `members` takes a line apart, `template` and `wording` add what the
-flags say, `lines` makes jobs of it, `summary` judges the whole file. Out: `destination` says where answers go,
-`answers` makes a line, `output` appends it (`lock`, `durable`, `sidecar` keep it safe), `written` finds again what it
-holds, `tally` sums it up, `failures_in` finds what can be retried, `csv_answers` and `export` write it in other forms.
+In: `source` opens it (`csv_table` reads rows), `content` knows it again, `members` takes a line apart, `template` and
+`wording` add what the flags say, `lines` makes jobs of it, `summary` judges the whole file. Out: `destination` says
+where answers go, `answers` makes a line, `output` appends it (`lock`, `durable`, `sidecar` keep it safe), `written`
+finds again what it holds, `tally` sums it up, `failures_in` finds what can be retried, `csv_answers` and `export` write
+it in other forms.
 For millions of lines in little memory: `table`, `numbers`, `line_index`, `latency`.
 """
 

@@ -68,6 +68,10 @@ class CsvTable:
             else:
                 yield number, cells
 
+    def release(self) -> None:
+        """Let go of the file without closing it."""
+        self._text.detach()
+
     def _numbered(self, after: int = 0) -> Iterator[tuple[int, list[str]]]:
         number = after
         while True:

@@ -157,7 +157,7 @@ def _packed(path: Path) -> Iterator[BinaryIO]:
     with replacing(path) as file:
         if path.suffix.lower() == ".gz":
             with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed:
-                yield packed  # type: ignore[misc]
+                yield packed  # type: ignore[misc]  # typeshed does not call it a BinaryIO
         elif path.suffix.lower() == ".zst":
             with zstandard.ZstdCompressor().stream_writer(file, closefd=False) as packed:
                 yield packed

@@ -146,6 +146,7 @@ def _rows(file: BinaryIO, path: str | Path, wording: Wording) -> Iterator[tuple[
                     else {name: msgspec.Raw(_encode(cells[place])) for name, place in needed.items()}
                 ),
             )
+        table.release()
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 

@@ -137,7 +137,7 @@ class _From(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # it is always given one
         piece = os.pread(self._fd, len(buffer), self._at)
         buffer[: len(piece)] = piece
         self._at += len(piece)
@@ -146,7 +146,7 @@ class _From(io.RawIOBase):
 
 def begin(file: BinaryIO) -> bytes:
     """Look at the next four bytes, or what is left of them."""
-    head: bytes = file.peek(4)[:4]  # type: ignore[attr-defined]
+    head: bytes = file.peek(4)[:4]  # type: ignore[attr-defined]  # all of ours are buffered
     return head
 
 
@@ -173,7 +173,7 @@ class _Gunzipped(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # it is always given one
         try:
             return self._file.readinto(buffer)
         except EOFError:
@@ -198,7 +198,7 @@ class _Unzstd(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # it is always given one
         while not self._ready:
             piece = self._packed.read(_PIECE_BYTES)
             if not piece and self._is_within:

@@ -175,7 +175,7 @@ class Process(Worker):
     def _describe(self) -> dict[str, str | int]:
         self.routes.refresh_prices()
         lanes = "\n".join(sorted(self.dispatch.served()))
-        attempts, errors = self.dispatch.witness.meters.attempts, self.dispatch.last_error
+        attempts, errors = self.dispatch.witness.meters.attempts, self.dispatch.steering.last_error
         said: dict[str, str | int] = {"in_flight": self.in_flight, "batch": self.dispatch.only_batch, "lanes": lanes}
         said["retried"] = lines_by_lane({lane: n for (lane, how), n in attempts.items() if how == "retried"})
         said["errors"] = lines_by_lane(errors)

@@ -12,6 +12,7 @@ from importlib.metadata import version
 
 from redis.exceptions import RedisError
 
+from farebox.commands import server_now_ms
 from farebox.errors import LedgerError, LedgerLostError
 from farebox.scripts import Tongue
 from farebox_worker.attempts.attempt import Attempt
@@ -108,8 +109,7 @@ class Pulse:
     async def _show(self, state: dict[str, str | int]) -> None:
         """Write the heartbeat, and a line in the index of all workers, by the server's clock."""
         redis, keys = self._tongue.redis, self._tongue.keys
-        seconds, micros = await redis.time()
-        now_ms = seconds * 1000 + micros // 1000
+        now_ms = await server_now_ms(redis)
         async with redis.pipeline(transaction=True) as pipe:
             pipe.hset(keys.worker(self._worker_id), mapping={**self._origin, **state})
             pipe.pexpire(keys.worker(self._worker_id), HEARTBEAT_TTL_MS)

@@ -84,7 +84,7 @@ class Templates:
         templates: dict[Any, Template] = self.__dict__.setdefault("_templates", {})
         key = (path, *prepared.headers.items())
         template = templates.get(key)
-        http = cast("HttpClient", self._client)  # type: ignore[attr-defined]
+        http = cast("HttpClient", self._client)  # type: ignore[attr-defined]  # the SDK's own
         if template is None:
             template = http.template_of(await self._like(path, prepared.headers))
             if len(templates) < MOST_TEMPLATES:
@@ -96,7 +96,7 @@ class Templates:
         options = self.options_type.construct(
             method="post", url=path, content=b"{}", headers=headers, timeout=FOREVER, max_retries=0, **self.options
         )
-        request = self._build_request(await self._prepare_options(options))  # type: ignore[attr-defined]
+        request = self._build_request(await self._prepare_options(options))  # type: ignore[attr-defined]  # the SDK's own
         return cast("httpx2.Request", request)
 
 

@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Any
 
 import aiohttp
@@ -87,10 +88,16 @@ def kept_headers(raw_headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     """Keep what steers us: rate limits, Retry-After and the request's id; names in lower case."""
     kept = {}
     for raw_name, value in raw_headers:
-        name = raw_name.lower()
-        if name in _KEPT_HEADERS or name.startswith(_RATE_HEADERS):
-            kept[name.decode("ascii", "replace")] = value.decode("latin-1")
+        if name := _kept_name(raw_name):
+            kept[name] = value.decode("latin-1")
     return kept
+
+
+@lru_cache(maxsize=1000)
+def _kept_name(raw_name: bytes) -> str:
+    """A header's name in lower case, if it is one to keep; else ""."""
+    name = raw_name.lower()
+    return name.decode("ascii", "replace") if name in _KEPT_HEADERS or name.startswith(_RATE_HEADERS) else ""
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:

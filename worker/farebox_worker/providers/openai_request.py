@@ -20,7 +20,7 @@ from farebox_worker.providers.base import Facts, Fee
 # Fields by which servers other than the vendor's search, parse files or fall back to other models for money:
 # OpenRouter (plugins, models), xAI (search_parameters), DashScope (enable_search). None says how often.
 _PAID_FIELDS = ("plugins", "models", "search_parameters", "enable_search")
-_BY_REFERENCE = ("extra_body", "cached_content")  # Gemini's cached prompts
+_FURTHER = frozenset((*_PAID_FIELDS, "extra_body", "cached_content"))  # the last two hold Gemini's cached prompts
 _SEARCHES = ("search-preview", "search-api", ":online")  # in the names of models that search for every answer
 
 
@@ -138,12 +138,12 @@ def searches_always(model_id: str) -> bool:
 
 def paid_elsewhere(fields: bodies.Fields) -> list[Fee]:
     """Name the fields by which servers other than the vendor's charge for more than tokens."""
-    return [Fee(name, None) for name in _PAID_FIELDS if bodies.is_given(fields.get(name, Raw()))]
+    return [Fee(name, None) for name in _PAID_FIELDS if name in fields and bodies.is_given(fields[name])]
 
 
 def reaches_further(fields: bodies.Fields) -> bool:
     """Tell whether a field makes such a server read more than the body."""
-    return any(bodies.is_given(fields.get(name, Raw())) for name in (*_PAID_FIELDS, *_BY_REFERENCE))
+    return not _FURTHER.isdisjoint(fields) and any(bodies.is_given(fields[name]) for name in _FURTHER & fields.keys())
 
 
 def asks_long_cache(body: bytes) -> bool:

@@ -51,7 +51,7 @@ class Crew:
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a child inherits it: Ctrl-C is ours to hand on
         try:
             for _ in range(self._processes - 1):
-                self._children.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, env=self._environment))  # noqa: S603
+                self._children.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, env=self._environment))  # noqa: S603 - us
         finally:
             signal.signal(signal.SIGINT, before)
 
@@ -102,14 +102,14 @@ class Crew:
         """Why no call of any of these lanes has found its provider's server for so long; "" when some have."""
         if self._process is None:
             return ""
-        since = self._process.dispatch.unreachable
+        since = self._process.dispatch.steering.unreachable
         if not lanes or any(time.monotonic() - since.get(lane, math.inf) < for_s for lane in lanes):
             return ""
-        return "; ".join(sorted({self._process.dispatch.last_error[lane] for lane in lanes}))
+        return "; ".join(sorted({self._process.dispatch.steering.last_error[lane] for lane in lanes}))
 
     def errors(self) -> Mapping[str, str]:
         """The newest failure of each lane in this process, for people."""
-        return self._process.dispatch.last_error if self._process else {}
+        return self._process.dispatch.steering.last_error if self._process else {}
 
     def _signal(self, signum: signal.Signals) -> None:
         for child in self._children:

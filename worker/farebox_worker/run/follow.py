@@ -17,7 +17,7 @@ from farebox_worker.files.output import OutputFile
 
 SYNC_S = 1.0
 SYNC_LINES = 1000
-READ_ENTRIES = 256
+READ_ENTRIES = 32  # of up to 64 results each, so that results which piled up are read in pieces
 BLOCK_MS = 200
 
 

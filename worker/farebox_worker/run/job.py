@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 
 from redis.exceptions import RedisError
 
-from farebox.batch import Batch, Progress
+from farebox.batch import Batch
 from farebox.connection import AWAY, passes
 from farebox.errors import FareboxError, ServerError
 from farebox.ledger import Limit, Scope, parts_of_limit
+from farebox.progress import Progress
 from farebox_worker.bus.pause import read_pauses
 from farebox_worker.files.output import OutputFile
 from farebox_worker.files.tally import Tally
@@ -298,8 +299,8 @@ class MainJob:
         if any(pause.ends_by_itself or pause.by == "operator" for pause in pauses.values()):
             return ""
         flows = await redis.smembers(keys.flows(self._batch.batch_id))
-        for may_move in (keys.movable, keys.spread):
-            if flows & await redis.smembers(may_move):
+        for kind in ("movable", "spread"):
+            if flows & await redis.smembers(keys.flows_to_move(kind)):
                 return ""
         if len(lanes) > 1:
             return "nothing goes on until one of its lanes is resumed"

@@ -7,10 +7,10 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
-from farebox.batch import Progress
 from farebox.commands import Redis
 from farebox.keys import Keys
 from farebox.ledger import Scope
+from farebox.progress import Progress
 from farebox_worker.files.tally import Tally
 from farebox_worker.heartbeats import read_heartbeats
 from farebox_worker.lanes import Lane, read_lanes
