@@ -338,7 +338,7 @@ class MoneyMachine(RuleBasedStateMachine):
         batch, arguments = self.batches[name], []
         for work in chosen:
             lane = first_lane(work.job)
-            was = self.eyes.get(f"arq:result:{work.id}") if work.outcome == "failed" else "no more"
+            was = self.do(self.redis.get(f"arq:result:{work.id}")) if work.outcome == "failed" else "no more"
             arguments += (work.id, f"farebox:flow:2:{name}:{lane}", was, work.payload)
         if name in self.cancelled:
             try:
