@@ -40,7 +40,7 @@ class Proxy:
         self._open |= {writer, there_writer}
         if self.mode == "reset":
             await self._break()
-        line = {"said": b"", "is_dead": False}
+        line = {"said": b"", "is_dead": False}  # what was said on it lately
         self._lines.append(line)
         await asyncio.gather(
             self._pump(reader, there_writer, writer, line), self._pump(there_reader, writer, None, line)
@@ -50,8 +50,8 @@ class Proxy:
         """Carry bytes; `back` is where the sender listens, None for answers."""
         with contextlib.suppress(OSError):
             while data := await source.read(65536):
-                if back is not None and len(line["said"]) < 4096:
-                    line["said"] += data
+                if back is not None:
+                    line["said"] = line["said"][-4096:] + data
                 if line["is_dead"]:
                     continue
                 if self.mode == "delay":
@@ -67,7 +67,7 @@ class Proxy:
         sink.close()
 
     def vanish(self, word):
-        """Let the connections on which a word was said go on in silence, as when a peer is gone without a RST; how many."""
+        """Let the connections on which a word was said go on in silence: a peer that went without a RST; how many."""
         found = self.alive(word)
         for line in found:
             line["is_dead"] = True

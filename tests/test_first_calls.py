@@ -1,4 +1,4 @@
-"""The first calls of a process to a provider are few, until one is let in: a wrong key is not met by a lane full of calls."""
+"""The first calls of a process to a provider are few, until one is let in: a wrong key is not met by a lane full."""
 
 import asyncio
 

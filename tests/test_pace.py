@@ -366,6 +366,13 @@ def test_a_quota_per_day_is_not_taken_for_one_per_minute():
     assert rates_in(daily) == Rates(0, 200_000)
 
 
+def test_limits_so_high_that_none_is_meant_are_none():
+    endless = {"x-ratelimit-limit-requests": "30000", "x-ratelimit-limit-tokens": "150000000000"}
+    assert rates_in(endless) == Rates(30_000, 0)
+    assert rates_in({"x-ratelimit-limit-requests": "0", "x-ratelimit-limit-tokens": "-5"}) == Rates()
+    assert str(read_pace([None, None, b"600", b"150000000000", None, None], 0)) == "0/600 rpm"
+
+
 def test_what_a_call_felt_is_said_in_few_words():
     assert felt(is_sent=True, sent_s_ago=1, headers={}) == ""
     assert felt(is_sent=False, sent_s_ago=1, headers={}) == "unsent"

@@ -1,4 +1,4 @@
-"""Lanes that could stand still and do not: a call that hangs, a probe whose worker died, a neighbour that takes it all."""
+"""Lanes that could stand still and do not: a call that hangs, a probe whose worker died, a greedy neighbour."""
 
 import pytest
 from tests.bus_support import LEASE, TTL
