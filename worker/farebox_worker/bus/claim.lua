@@ -216,6 +216,11 @@ local function may_probe(provider)  -- one job of it runs at a time, until one w
   return true
 end
 
+local function likely_to_fit()  -- payloads into the answer: those that do not are read in vain, and may be large
+  if taken == 0 then return LEAST_SHARE end
+  return math.max(1, math.ceil((max_bytes - bytes) * taken / bytes))
+end
+
 local function serve(lane, slots)  -- returns how many it took
   local before = taken
   local least = math.min(LEAST_SHARE, math.ceil(slots / 2))
@@ -224,7 +229,7 @@ local function serve(lane, slots)  -- returns how many it took
     if not flow then break end
     local share = math.min(slots, 64)
     if rivals > 1 then share = math.max(least, math.ceil(slots / rivals)) end
-    share = math.min(share, slots, 256, MOST - taken)
+    share = math.min(share, slots, 256, MOST - taken, likely_to_fit())
     local got = take(flow, lane, share)
     slots = slots - got
     if got > 0 then redis.call('ZINCRBY', P .. 'open:' .. lane, got, flow) end
