@@ -109,6 +109,17 @@ def test_an_unknown_model_of_a_vendor_without_a_key_says_which_variable(desk):
     assert "OPENAI_API_KEY" in said
 
 
+@pytest.mark.parametrize("words", [["-m", "own:m"], ["-m", "echo:echo", "--fallback", "own:m"]])
+def test_a_key_that_is_missing_is_said_of_the_key_and_of_no_line(desk, words):
+    desk.prompts(3)
+    (desk.home / "farebox.toml").write_text(
+        '[providers.own]\nkind = "openai"\nbase_url = "http://127.0.0.1:9/v1"\napi_key_env = "OWN_KEY"\n'
+        '[models."own:m"]\ninput_usd_per_mtok = 1.0\noutput_usd_per_mtok = 2.0\n'
+    )
+    said = refused(desk, 2, "run", "in.jsonl", *words, "--budget", 1)
+    assert said == "farebox: providers.own: the environment variable OWN_KEY is not set; it holds the API key\n"
+
+
 def test_one_reason_for_many_lines_is_said_once(desk):
     desk.prompts(500)
     said = refused(desk, 2, "run", "in.jsonl", "-m", "echo:ecko", "--budget", 1)

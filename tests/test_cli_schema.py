@@ -72,3 +72,11 @@ def test_a_file_that_is_no_schema_is_refused_before_anything_is_sent(labels):
     refused = labels.run("run", "in.jsonl", *ECHO)
     assert refused.code == 2
     assert "--schema schema.json: it is no JSON schema: properties/a/type" in refused.stderr
+
+
+def test_retry_of_a_fleets_batch_says_that_answers_stay(labels):
+    assert labels.run("budget", "set", 5).code == 0
+    assert labels.run("submit", "in.jsonl", "-m", "echo:echo", "--batch", "b").code == 0
+    assert labels.run("worker", "--burst").code == 0
+    assert "Answers marked `invalid` are answers, and stay" in labels.run("retry", "b", "--class", "invalid").stderr
+    assert "invalid" not in labels.run("retry", "b").stderr

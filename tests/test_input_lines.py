@@ -280,9 +280,14 @@ def test_a_bad_line_keeps_its_id_so_that_repairing_it_later_gives_it_back():
 
 def test_what_check_refuses_is_a_bad_line_and_other_errors_are_not_hidden():
     def no_price(job):
-        raise ConfigError(f"no price for {job.model_ref}")
+        raise InputError(f"no price for {job.model_ref}")
+
+    def no_key(job):
+        raise ConfigError(f"no key for {job.model_ref}")
 
     assert bad(batch(), check=no_price) == "no price for echo:echo"
+    with pytest.raises(ConfigError):
+        read(batch(), check=no_key)
     with pytest.raises(ZeroDivisionError):
         read(batch(), check=lambda job: 1 / 0)
 

@@ -30,7 +30,7 @@ PORT = 9465
 @click.option(
     "--port", type=click.IntRange(0, 65_535), default=PORT, show_default=True, help="Where to listen; 0: a free port."
 )
-@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--tags", is_flag=True, help="Show the scopes of tags too; there may be many.")
 @click.option("--batches", is_flag=True, help="Show the scopes of batches too; there may be very many.")
 @click.option("--log-json", is_flag=True, help="Log one JSON object per line.")

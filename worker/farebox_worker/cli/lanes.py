@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import Any
 
 import click
@@ -73,13 +74,24 @@ async def _lanes(settings: Settings, *, as_json: bool) -> None:
     if as_json:
         print_json({"lanes": [_lane_json(lane) for lane in found], "workers": len(beats)})
         return
-    columns = ("lane", "runnable", "later", "in flight", "target", "parked", "oldest", "workers", "rate", "state")
-    print_table(columns, [_row(lane) for lane in found], text=("rate", "state"))
+    _print(found)
     if not found:
         say("no lanes yet: a lane appears with its first job.")
     elif not beats and any(lane.unserved for lane in found):
         flags = flags_from_here(settings)
         say(f"no worker is running: `farebox worker{flags}` starts one, or repeat the `farebox run` they belong to.")
+
+
+def _print(found: list[Lane]) -> None:
+    """Print a table; on a terminal what is in words comes below it, as in a narrow column nobody could read it."""
+    columns = ("lane", "runnable", "later", "in flight", "target", "parked", "oldest", "workers", "rate", "state")
+    rows = [_row(lane) for lane in found]
+    if not sys.stdout.isatty():
+        print_table(columns, rows)
+        return
+    print_table(columns[:-2], [row[:-2] for row in rows])
+    for name, *_, rate, state in rows:
+        click.echo(plain(f"{name}: {'; '.join(filter(None, [state, rate]))}"))
 
 
 def _row(lane: Lane) -> tuple[str, ...]:

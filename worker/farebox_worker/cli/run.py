@@ -86,13 +86,15 @@ from farebox_worker.shop import Shop
     metavar="S",
     help="Seconds a model may be paused before its lines go to --fallback.  [default: 60]",
 )
-@click.option("--processes", type=click.IntRange(1, 64), default=1, show_default=True, metavar="N")
+@click.option(
+    "--processes", type=click.IntRange(1, 64), default=1, show_default=True, metavar="N", help="Worker processes here."
+)
 @click.option("--with-worker", is_flag=True, help="With a shared Redis: work here too, not only the fleet.")
 @click.option("--max-failures", metavar="N|P%", help="Stop when so many jobs failed.")
 @click.option("--dry-run", is_flag=True, help="Judge the file and say what it can cost; send nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT even when Farebox did not write it.")
 @click.option("--ordered", is_flag=True, help="Put OUT into the order of IN when the run ends.")
-@click.option("--answer-column", metavar="NAME", default="answer", show_default=True, help="Its name in a table.")
+@click.option("--answer-column", metavar="NAME", default="answer", show_default=True, help="Column of the answers.")
 @click.option("--redo", is_flag=True, help="Ask lines again that changed since they were answered.")
 @reuse_option
 @click.option("--quiet", is_flag=True, help="Show no progress.")

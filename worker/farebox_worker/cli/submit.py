@@ -35,7 +35,7 @@ class _Named:
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.option("--batch", metavar="NAME", help="The batch's id; submitting again adds what is new. Default: a new one.")
 @click.option("--budget", type=USD, metavar="USD", help="Hard limit of the batch in dollars.")
-@click.option("--priority", type=click.IntRange(0, 9), default=0, show_default=True, help="9 goes first.")
+@click.option("--priority", type=click.IntRange(0, 9), default=0, show_default=True, metavar="N", help="9 goes first.")
 @click.option("--tag", "tags", multiple=True, help="Count the cost under this tag too; repeatable.")
 @line_options
 @reuse_option

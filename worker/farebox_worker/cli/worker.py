@@ -44,7 +44,9 @@ class Flags:
 
 
 @click.command()
-@click.option("--processes", type=click.IntRange(1, 256), default=1, show_default=True, metavar="N")
+@click.option(
+    "--processes", type=click.IntRange(1, 256), default=1, show_default=True, metavar="N", help="Worker processes here."
+)
 @click.option("--burst", is_flag=True, help="End when nothing is left to do.")
 @click.option("--batch", default="", hidden=True, help="Serve this batch and nothing else.")
 @click.option("--quiet", is_flag=True, help="Log warnings and errors only.")

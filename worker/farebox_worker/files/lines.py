@@ -15,7 +15,7 @@ from typing import BinaryIO, Protocol
 
 import msgspec
 
-from farebox.errors import FareboxError, InputError
+from farebox.errors import ConfigError, FareboxError, InputError
 from farebox.fallback import check_fallbacks
 from farebox.keys import lane_of
 from farebox.records import VERSION, Api, Job, Tier
@@ -258,6 +258,8 @@ class _Judge:
             job = self._job(custom_id, asked, model_ref)
             if self._check:
                 self._check(job)
+        except ConfigError:
+            raise  # a key that is missing is no fault of the line
         except FareboxError as error:
             return Line(number, custom_id, error=str(error))
         return Line(number, custom_id, job)

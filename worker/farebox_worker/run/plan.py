@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 
-from farebox.errors import FareboxError, InputError
+from farebox.errors import ConfigError, FareboxError, InputError
 from farebox.fallback import as_asked_in, lanes_of
 from farebox.keys import lane_of
 from farebox.records import Job, Tier
@@ -255,6 +255,8 @@ class Planner:
         for lane in job.fallbacks:
             try:
                 self._check_fallback(job, lane)
+            except ConfigError:
+                raise
             except FareboxError as error:
                 raise InputError(f"fallback {lane}: {error}") from None
         if job.fallbacks:
