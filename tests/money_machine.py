@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 from tests.shifted_time import SHIFT
+from tests.snapshot import Snapshot
 
 from farebox.amend import drop
 from farebox.batch import Batch
@@ -64,6 +65,7 @@ LONG = 10**12  # no day that passes ends such a lease
 BEGINS = datetime(2028, 2, 28, 12, tzinfo=UTC)  # a leap day and the end of a month are near
 PERIODS = (None, "day", "month")
 SEQUENCE_END = 10**12
+AUDITED = 10  # every so many judgements, for it is as dear as all the rest
 
 
 @dataclass(eq=False)
@@ -212,6 +214,7 @@ class MoneyMachine(RuleBasedStateMachine):
         self.reopens = True  # whether this step must reopen what fits
         self.ticked = False
         self.folded = False
+        self.judgements = 0
         self.last_group: list[Settlement] = []
         self.last_claim = None
         self.custom = 0
@@ -227,7 +230,7 @@ class MoneyMachine(RuleBasedStateMachine):
         async def act():
             return await awaitable
 
-        return self.runner.run(act())
+        return self.runner.get_loop().run_until_complete(act())
 
     @initialize(
         limit=st.sampled_from((None, 100, 300, 500)),
@@ -247,8 +250,7 @@ class MoneyMachine(RuleBasedStateMachine):
             self.submit(name, lane, 0, 3, tags, 0)
 
     def now_ms(self):
-        seconds, micros = self.eyes.time()
-        return (seconds + self.shift_s) * 1000 + micros // 1000
+        return int(time.time() * 1000) + self.shift_s * 1000  # the server is on this machine
 
     def today(self):
         return datetime.fromtimestamp(self.now_ms() / 1000, UTC).date().isoformat()
@@ -553,7 +555,8 @@ class MoneyMachine(RuleBasedStateMachine):
         self._admit(chosen, [hold for _, hold in picks[: len(chosen)]])
 
     def _admit(self, chosen, holds):  # noqa: C901 - every verdict in its turn
-        starved = {scope: self.eyes.get(f"farebox:starved:{scope}") for scope in names_of(SCOPES)}
+        names = names_of(SCOPES)
+        starved = dict(zip(names, self.eyes.mget([f"farebox:starved:{name}" for name in names]), strict=True))
         holds = [self._size(hold, t) for t, hold in zip(chosen, holds, strict=True)]
         tokens = 40 if self.paced else 0
         fares = [Fare(t.claimed, hold, t.scopes, tokens) for t, hold in zip(chosen, holds, strict=True)]
@@ -1041,48 +1044,44 @@ class MoneyMachine(RuleBasedStateMachine):
     def judge(self):
         if not self.batches:
             return
-        self._judge_money()
-        self._judge_jobs()
-        self._judge_histories()
-        self._judge_retention()
-        self._judge_pace()
-        self._judge_flows()
+        seen = Snapshot(self.eyes)
+        self._judge_money(seen)
+        self._judge_windows(seen)
+        self._judge_jobs(seen)
+        self._judge_histories(seen)
+        self._judge_retention(seen)
+        self._judge_pace(seen)
+        self._judge_flows(seen)
         self.reopens, self.ticked = True, False
+        self.judgements += 1
+        if self.folded or self.judgements % AUDITED == 0:
+            self._judge_audit()
 
-    def _judge_money(self):
-        eyes = self.eyes
+    def _judge_money(self, seen):
         for name in names_of(SCOPES):
             if (self.books.room(name) or 0) < 0:
                 assert name in self.excused, f"{name} is above its limit and nobody knows why"
             else:
                 self.excused.discard(name)
         for scope in {*self.books.counters, *SCOPES}:
-            shown = {
-                name: int(n) for name, n in eyes.hgetall(f"farebox:scope:{scope}").items() if int(n) and name != "since"
-            }
+            shown = {name: int(n) for name, n in seen[f"farebox:scope:{scope}"].items() if int(n) and name != "since"}
             assert shown == {name: n for name, n in self.books.counters[scope].items() if n}, scope
-        limits = {key.removeprefix("farebox:limit:"): int(eyes.get(key)) for key in eyes.keys("farebox:limit:*")}
-        assert limits == self.books.limits
+        assert {name: int(n) for name, n in seen.under("farebox:limit").items()} == self.books.limits
         for kind, key in (("held", "farebox:holds"), ("unconfirmed", "farebox:unconfirmed")):
             owed = {t.claimed.token: t.hold for t in self.tries if t.owed == kind}
-            assert {token: int(record.split("\t")[0]) for token, record in eyes.hgetall(key).items()} == owed
+            records = {token: record.split("\t") for token, record in seen[key].items()}
+            assert {token: int(record[0]) for token, record in records.items()} == owed
             assert self.books.counters["global"][kind] == sum(owed.values())
             where = {t.claimed.token: list(dict.fromkeys(t.scopes)) for t in self.tries if t.owed == kind}
             first = 3 if kind == "held" else 5
-            assert {token: record.split("\t")[first:] for token, record in eyes.hgetall(key).items()} == where
-            assert all(all(record.split("\t")) for record in eyes.hvals(key)), (
-                "a reader that skips empty fields is lost"
-            )
+            assert {token: record[first:] for token, record in records.items()} == where
+            assert all(all(record) for record in records.values()), "a reader that skips empty fields is lost"
 
-        self._judge_windows()
-
-    def _judge_windows(self):
-        """Each day and month shows its own money, and the journal can tell every counter again."""
+    def _judge_windows(self, seen):
+        """Each day and month shows its own money."""
         shown = {
-            key.removeprefix("farebox:window:").partition(":")[2]: {
-                n: int(v) for n, v in self.eyes.hgetall(key).items() if int(v)
-            }
-            for key in self.eyes.keys("farebox:window:*")
+            window.partition(":")[2]: {name: int(n) for name, n in counted.items() if int(n)}
+            for window, counted in seen.under("farebox:window").items()
         }
         for date in {*shown, *self.books.windows}:
             expected = {
@@ -1092,6 +1091,9 @@ class MoneyMachine(RuleBasedStateMachine):
                 if counted[name]
             }
             assert shown.get(date, {}) == expected, date
+
+    def _judge_audit(self):
+        """The journal can tell every counter again."""
         report = self.do(audit(self.redis, self.batches["b0"].keys))
         assert report.agrees, report
         assert report.day.isoformat() == self.books.today
@@ -1110,96 +1112,90 @@ class MoneyMachine(RuleBasedStateMachine):
             if len(day) == 10 and (told := {name: n for name, n in of.items() if n})
         }
 
-    def _judge_jobs(self):
-        eyes = self.eyes
+    def _judge_jobs(self, seen):
         open_ids = {w.id for w in self.works.values() if not w.outcome}
         running = {w.id: w.running.claimed.token for w in self.works.values() if w.running}
-        assert {key.removeprefix("arq:job:") for key in eyes.keys("arq:job:*")} == open_ids
-        busy = {key.removeprefix("arq:in-progress:"): eyes.get(key)[:16] for key in eyes.keys("arq:in-progress:*")}
-        assert busy == running
-        leased = [job for lane in LANES for job in eyes.zrange(f"farebox:leases:{lane}", 0, -1)]
+        assert set(seen.under("arq:job")) == open_ids
+        assert {job: claim[:16] for job, claim in seen.under("arq:in-progress").items()} == running
+        leased = [job for lane in LANES for job in seen[f"farebox:leases:{lane}"]]
         assert sorted(leased) == sorted(running)
-        queued = Counter(job for flow in eyes.keys("farebox:flow:*") for job in eyes.zrange(flow, 0, -1))
+        queued = Counter(job for flow in seen.under("farebox:flow").values() for job in flow)
         assert queued == Counter(open_ids), "a job is lost, or in two places"
-        assert {key.removeprefix("arq:retry:") for key in eyes.keys("arq:retry:*")} <= open_ids
-        assert {field.rpartition(":")[0] for field in eyes.hkeys("farebox:strikes")} <= open_ids
+        assert set(seen.under("arq:retry")) <= open_ids
+        assert {field.rpartition(":")[0] for field in seen["farebox:strikes"]} <= open_ids
+        results = set(seen.under("arq:result"))
         for name in BATCHES:
             ended = [w.id for w in self.works.values() if w.batch == name and w.outcome not in ("", "withdrawn")]
-            entries = eyes.xrange(f"farebox:results:{name}")
             told = defaultdict(list)
-            for _, fields in entries:
+            for _, fields in seen[f"farebox:results:{name}"]:
                 for job, outcome in fields.items():
                     told[job].append(outcome)
             expected = {w.id: w.told for w in self.works.values() if w.batch == name and w.told}
             assert told == expected, "answered twice, or not at all"
-            assert set(ended) <= {key.removeprefix("arq:result:") for key in eyes.keys("arq:result:*")}
+            assert set(ended) <= results
             outcomes = Counter(self.works[job].outcome for job in ended)
-            record = eyes.hgetall(f"farebox:batch:{name}")
+            record = seen[f"farebox:batch:{name}"]
             counted = [int(record.get(word, 0)) for word in ("succeeded", "failed", "cancelled_jobs")]
             assert counted == [outcomes["succeeded"], outcomes["failed"], outcomes["cancelled"]]
 
-    def _judge_histories(self):
+    def _judge_histories(self, seen):
         """Each job remembers its last 20 attempts without an answer, for as long as its result is kept."""
         expected = {w.id: w for w in self.works.values() if w.tried and w.outcome != "withdrawn"}
-        assert {key.removeprefix("farebox:history:") for key in self.eyes.keys("farebox:history:*")} == set(expected)
+        shown = seen.under("farebox:history")
+        assert set(shown) == set(expected)
         for work in expected.values():
-            key = f"farebox:history:{work.id}"
-            lines = [line.split("\t") for line in self.eyes.lrange(key, 0, -1)]
+            lines = [line.split("\t") for line in shown[work.id]]
             assert [line[1] or line[3] for line in lines] == work.tried[-20:]
-            assert (self.eyes.pttl(key) > 0) == bool(work.outcome), "a history is kept as long as its job's result"
+            is_kept = seen.ttl_ms[f"farebox:history:{work.id}"] > 0
+            assert is_kept == bool(work.outcome), "a history is kept as long as its job's result"
 
-    def _judge_retention(self):
+    def _judge_retention(self, seen):
         """What is complete expires, and nothing else does; what has ended leaves no deadline behind."""
         for name in BATCHES:
-            record = self.eyes.hgetall(f"farebox:batch:{name}")
+            record = seen[f"farebox:batch:{name}"]
             done = sum(int(record.get(word, 0)) for word in ("succeeded", "failed", "cancelled_jobs"))
             complete = "total" in record and done >= int(record["total"])
             for key in (f"farebox:batch:{name}", f"farebox:results:{name}", f"farebox:flows:{name}"):
-                if self.eyes.exists(key):
-                    assert (self.eyes.pttl(key) > 0) == complete, key
-        noted = {member.partition("\t")[2] for member in self.eyes.zrange("farebox:deadlines", 0, -1)}
+                if key in seen.ttl_ms:
+                    assert (seen.ttl_ms[key] > 0) == complete, key
+        noted = {member.partition("\t")[2] for member in seen["farebox:deadlines"]}
         waiting = {w.id for w in self.works.values() if not w.outcome and w.job.deadline_ms}
         assert noted - self.refused == waiting, "a deadline is lost, or left behind"
 
-    def _judge_pace(self):
+    def _judge_pace(self, seen):
         """No bucket owes anything, for no job is larger than one; who probes is known."""
         for whose in (*(f"lane:{lane}" for lane in LANES), *(f"provider:{one}" for one in PROVIDERS)):
-            for level in self.eyes.hmget(f"farebox:{whose}", "requests", "tokens"):
-                assert float(level or 0) > -0.01, whose
-        probing = {one for one in PROVIDERS if self.eyes.hexists(f"farebox:provider:{one}", "probing")}
-        assert probing == set(self.probing)
+            for bucket in ("requests", "tokens"):
+                assert float(seen[f"farebox:{whose}"].get(bucket) or 0) > -0.01, whose
+        assert {one for one in PROVIDERS if "probing" in seen[f"farebox:provider:{one}"]} == set(self.probing)
 
-    def _judge_flows(self):
+    def _judge_flows(self, seen):
         """Work that is due is found by a claim, or its flow is parked and rightly so."""
-        eyes, now = self.eyes, self.now_ms()
-        parking = {}
-        for flow, record in eyes.hgetall("farebox:parking").items():
+        now, parking = self.now_ms(), {}
+        for flow, record in seen["farebox:parking"].items():
             scope, need, _ = record.split("\t")
             parking[flow] = (scope, int(need))
-            assert eyes.zscore(f"farebox:parked:{scope}", flow) == int(need)
-        assert sum(eyes.zcard(key) for key in eyes.keys("farebox:parked:*")) == len(parking)
+            assert seen[f"farebox:parked:{scope}"].get(flow) == int(need)
+        assert sum(map(len, seen.under("farebox:parked").values())) == len(parking)
         for lane in LANES:
-            opened = set(eyes.zrange(f"farebox:open:{lane}", 0, -1))
-            waits = dict(eyes.zrange(f"farebox:wait:{lane}", 0, -1, withscores=True))
-            assert not opened & set(parking)
+            opened, waits = seen[f"farebox:open:{lane}"], seen[f"farebox:wait:{lane}"]
+            assert not set(opened) & set(parking)
             for work in self.works.values():
                 if work.lane != lane or work.outcome or work.running or work.batch in self.cancelled:
                     continue
                 if work.flow not in parking and work.flow not in opened:
-                    score = eyes.zscore(work.flow, work.id)
-                    known = waits.get(work.flow)
-                    assert known is not None, "nobody will find this job"
-                    assert known <= max(score, now)
-        self._judge_parking(parking)
+                    assert work.flow in waits, "nobody will find this job"
+                    assert waits[work.flow] <= max(seen[work.flow][work.id], now)
+        self._judge_parking(seen, parking)
         self.parking = parking
         self.rooms = {scope: self.books.room(scope) for scope in names_of({*SCOPES, *self.books.counters})}
 
-    def _judge_parking(self, parking):
+    def _judge_parking(self, seen, parking):
         """After whatever frees money, no flow stays parked that would fit beside those that were reopened."""
         for scope in {scope for scope, _ in parking.values()}:
             before, room = self.rooms.get(scope), self.books.room(scope)
             freed = self.reopens and (room is None or (before is not None and room > before))
-            if not (freed or self.ticked) or self.eyes.get(f"farebox:starved:{scope}"):
+            if not (freed or self.ticked) or seen[f"farebox:starved:{scope}"]:
                 continue
             assert room is not None, "parked at a limit that is gone"
             reopened = sum(n for flow, (s, n) in self.parking.items() if s == scope and flow not in parking)
@@ -1272,6 +1268,7 @@ class MoneyMachine(RuleBasedStateMachine):
         left = {"strikes", "open", "wait", "leases", "parked", "starved", "flow"}
         left = {key for key in self.eyes.keys("farebox:*") if key.split(":")[1] in left}
         assert not left, "left behind by batches that are over"
+        self._judge_audit()
         for kind in ("movable", "spread"):  # as whoever serves them does every few seconds
             for flow in self.eyes.smembers(f"farebox:{kind}"):
                 assert self.do(move(self.tongue, flow, flow, kind, ())) == 0

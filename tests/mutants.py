@@ -97,6 +97,7 @@ MUTANTS = [
         ("jobs behind one without room are admitted", "elseif shut[flow] then", "elseif false then"),
         ("an unpriced job runs under a limit", "elseif hold < 0 and #manner.limits > 0 then", "elseif false then"),
         ("a parked flow says another need", "redis.call('ZADD', P .. 'parked:' .. name, int(need), flow)", "redis.call('ZADD', P .. 'parked:' .. name, int(need + 1), flow)"),
+        ("every job takes the first one's manner", "manners[ARGV[at + 2]]", "manners['1']"),
         ("who waits for tokens stays leased", "    elseif short_ms then\n      go_back(id, flow, score)\n", "    elseif short_ms then\n"),
     ),
     *of(
@@ -120,6 +121,7 @@ MUTANTS = [
         ("a late answer leaves its job where it moved", "local place = mine and flow or place_of(id, manner)", "local place = flow"),
         ("a late answer does not stop who has claimed again", "if other ~= '' and redis.call('HEXISTS', P .. 'holds', other) == 0 then", "if false then"),
         ("two answers of one group are told twice", "  finished[id] = true\n"),
+        ("every attempt takes the first one's manner", "manners[ARGV[at + 2]]", "manners['1']"),
         ("a retry does not wait", "    due = now + due\n", "    due = now\n"),
         ("a move keeps the attempts", "  redis.call('DEL', 'arq:retry:' .. id)\n"),
         ("a moved job stays in its old flow too", "  redis.call('ZREM', manner.flow, id)\n"),
