@@ -89,6 +89,16 @@ async def test_the_marks_of_a_long_claim_are_in_hashes_of_64(batch, redis):
     assert (await batch.ledger.scope()).spent_nusd == 390
 
 
+async def test_large_payloads_that_the_answer_has_no_room_for_are_not_read(batch, redis, server):
+    if not server:
+        pytest.skip("only a server counts what it reads")
+    body = b'{"messages":["' + b"x" * 500_000 + b'"]}'
+    await batch.submit(Job(1, f"c{n}", LANE, "chat", body) for n in range(40))
+    before = (await redis.info("stats"))["keyspace_hits"]
+    assert len(await take(batch, 40)) == 7  # of 4 MB
+    assert (await redis.info("stats"))["keyspace_hits"] - before < 40
+
+
 async def test_a_group_of_unlike_attempts_ends_each_its_own_way(batch, redis):
     await batch.submit(jobs(4))
     done, failing, again, back = claimed = await take(batch)
