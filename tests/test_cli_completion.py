@@ -19,6 +19,11 @@ def tab(desk, line, breaks=" :="):
     return ended.stdout.split()
 
 
+def test_commands_and_flags_are_offered(desk):
+    assert tab(desk, "farebox wat") == ["plain,watch"]
+    assert tab(desk, "farebox watch --q") == ["plain,--quiet"]
+
+
 @pytest.mark.parametrize(
     "command", ["status", "watch", "results", "cancel", "retry", "export", "unconfirmed release --batch"]
 )

@@ -5,6 +5,7 @@ import os
 import time
 
 import pytest
+from redis.asyncio import Redis
 from tests.cli_support import KEY, prompt
 
 from farebox.batch import Batch
@@ -318,7 +319,7 @@ async def test_words_that_name_no_job(bus, words):
 
 
 async def test_the_doctor_knows_an_unfit_server(real_server):
-    client = lanes_module.Redis.from_url(real_server)
+    client = Redis.from_url(real_server)
     try:
         await client.flushall()
         levels = {check.name: (check.level, check.message) for check in await check_redis(client, real_server)}
@@ -345,7 +346,7 @@ async def test_the_doctor_knows_an_unfit_server(real_server):
 
 async def test_the_doctor_names_a_server_that_is_away(tmp_path):
     url = f"unix://{tmp_path}/none"
-    client = lanes_module.Redis.from_url(url)
+    client = Redis.from_url(url)
     (check,) = await check_redis(client, url)
     assert (check.name, check.level) == ("server", "fail")
     assert "cannot reach" in check.message

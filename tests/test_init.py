@@ -92,12 +92,6 @@ def test_the_completion_of_a_shell_is_printed_with_how_to_install_it(shell):
     assert f"farebox completion {shell}" in done.stdout.splitlines()[0]
 
 
-def test_commands_and_flags_are_completed():
-    environment = {"_FAREBOX_COMPLETE": "bash_complete", "COMP_WORDS": "farebox watch --q", "COMP_CWORD": "2"}
-    done = CliRunner().invoke(command, [], env=environment, prog_name="farebox", complete_var="_FAREBOX_COMPLETE")
-    assert done.stdout == "plain,--quiet\n"
-
-
 def test_every_command_s_help_has_an_example():
     """A help without one teaches nobody."""
     bare = []
