@@ -10,7 +10,7 @@ from measure import MODEL, Report
 
 SLOTS = measure.sized(200, 8)
 CALL_S = 1.0
-ROUNDS = measure.sized(15, 2)
+ROUNDS = measure.sized(30, 2)
 
 
 def measured(repeats: int) -> Report:
