@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from farebox.records import Job, JobEnvelope
+from farebox.fallback import as_asked_in
+from farebox.records import Job, JobEnvelope, decode_job
 from farebox_worker.bus.claim import Claimed
-from farebox_worker.providers.base import Prepared
+from farebox_worker.providers.base import Prepared, no_headers
 from farebox_worker.routes import Route
 
 UNPRICED = -1  # as a hold: admitted only where no limit applies
@@ -15,19 +16,38 @@ UNPRICED = -1  # as a hold: admitted only where no limit applies
 
 @dataclass(slots=True)
 class Attempt:
-    """A claimed job that is ready to be sent."""
+    """A claimed job that is ready to be sent.
+
+    While it is in flight its job is the payload it came as and the request made of it, and nothing else.
+    """
 
     claimed: Claimed
-    envelope: JobEnvelope
     route: Route
     prepared: Prepared
     hold_nusd: int
     scopes: tuple[str, ...]
-    job: Job  # as it is asked in its lane
     status: int | None = None  # of what its provider answered
-    headers: Mapping[str, str] = field(default_factory=dict)  # those that steer us: rate limits and Retry-After
+    headers: Mapping[str, str] = field(default_factory=no_headers)  # those that steer us: rate limits and Retry-After
     retry_after_s: float | None = None
     is_aborted: bool = False  # its batch was cancelled, and this call with it
+    _envelope: JobEnvelope | None = None
+
+    @property
+    def envelope(self) -> JobEnvelope:
+        """The job as it was claimed: read when it is asked for, which is once the call has ended, and then kept."""
+        if self._envelope is None:
+            self._envelope = decode_job(self.claimed.payload)
+        return self._envelope
+
+    @property
+    def job(self) -> Job:
+        """The job as it is asked in its lane."""
+        return as_asked_in(self.envelope.a[0], self.route.lane)
+
+    def let_go(self) -> None:
+        """Drop what was asked: its settlement, which may wait for the server, says all that is still needed."""
+        self.claimed.payload = self.prepared.body = b""
+        self._envelope = None
 
     @property
     def deadline(self) -> float:

@@ -292,7 +292,7 @@ def _finish(  # noqa: PLR0913 - what a settlement is made of
 def _dictionary(
     claimed: Claimed, envelope: JobEnvelope | None, result: Result, number: int, began: float, *, is_success: bool
 ) -> bytes:
-    return encode_result(
+    written = encode_result(
         ResultEnvelope(
             t=number,
             f=FUNCTION,
@@ -307,3 +307,4 @@ def _dictionary(
             id=claimed.job_id,
         )
     )
+    return bytes(memoryview(written))  # it is kept for seconds, and the encoder leaves room behind what it wrote

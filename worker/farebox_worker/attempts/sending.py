@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import lru_cache
 
 import msgspec
 
@@ -15,7 +16,7 @@ from farebox.errors import FareboxError, ProviderConnectionError, ProviderError,
 from farebox.fallback import as_asked_in, lanes_of
 from farebox.keys import check_tag
 from farebox.ledger import GLOBAL
-from farebox.records import Job, decode_job
+from farebox.records import decode_job
 from farebox_worker.attempts import endings
 from farebox_worker.attempts.attempt import UNPRICED, Attempt
 from farebox_worker.attempts.failures import NO_ROOM, Verdict, judge
@@ -49,7 +50,7 @@ def prepare(  # noqa: PLR0911 - one way to fail after the other
     if 0 < job.deadline_ms <= (claimed.at_ms or time.time() * 1000):  # this machine's clock may be an hour off
         return endings.refuse(claimed, "deadline", "the job's deadline passed before it was sent", envelope)
     try:
-        scopes = _scopes(batch_id, route, job)
+        scopes = _scopes(batch_id, route.entry.provider_id, job.model_ref, job.tags)
         prepared = route.provider.prepare(job, route.entry.facts)
     except UntranslatableError as error:
         on = endings.moved_on(claimed, envelope, route.lane, claimed.attempts)
@@ -61,13 +62,14 @@ def prepare(  # noqa: PLR0911 - one way to fail after the other
     if price is not None and not price.unstated_fee(prepared.fees):
         hold = price.worst_nusd(prepared.input_bound, prepared.output_bound, prepared.fees)
     prepared.deadline = deadline
-    return Attempt(claimed, envelope, route, prepared, hold, scopes, job)
+    return Attempt(claimed, route, prepared, hold, scopes)
 
 
-def _scopes(batch_id: str, route: Route, job: Job) -> tuple[str, ...]:
+@lru_cache(maxsize=4096)  # the jobs of a flow share it
+def _scopes(batch_id: str, provider_id: str, model_ref: str, tags: tuple[str, ...]) -> tuple[str, ...]:
     """Where a job's money counts; whoever wrote the job, no tag may name two. Raises: InputError."""
-    tags = tuple(f"tag:{check_tag(tag)}" for tag in job.tags)
-    return (GLOBAL, f"batch:{batch_id}", f"provider:{route.entry.provider_id}", f"model:{job.model_ref}", *tags)
+    checked = (f"tag:{check_tag(tag)}" for tag in tags)
+    return (GLOBAL, f"batch:{batch_id}", f"provider:{provider_id}", f"model:{model_ref}", *checked)
 
 
 async def send(attempt: Attempt, *, timeout_s: float, max_attempts: int) -> tuple[Settlement, Verdict | None]:

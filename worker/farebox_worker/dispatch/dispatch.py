@@ -260,7 +260,7 @@ class Dispatch:
     def _admitted(self, one: Attempt, word: str) -> None:
         if word == "ok":
             self.running[one.claimed.token] = one
-            self.sending[one.claimed.token] = asyncio.create_task(self._send(one))
+            self.sending[one.claimed.token] = asyncio.create_task(self._send(one), name=one.claimed.token)
         elif word == "cancelled":
             self.settler.put(endings.cancelled(one))
         elif word == "unpriced":
@@ -304,6 +304,7 @@ class Dispatch:
         finally:
             self.sending.pop(one.claimed.token, None)
             self.settler.put(settlement)
+            one.let_go()
         if one.headers:
             await quietly(self._pacing.learn(one), one.route.lane)
 

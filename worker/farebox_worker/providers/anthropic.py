@@ -35,6 +35,7 @@ from farebox_worker.providers.base import (
     Reply,
     StreamChunk,
     TokenUsage,
+    no_headers,
 )
 from farebox_worker.providers.connection import FOREVER, Answer, HttpClient, Templates
 from farebox_worker.providers.conversation import (
@@ -159,14 +160,14 @@ class AnthropicProvider(Conversational):
         fields.pop("service_tier", None)
         if self._is_vendor:
             fields["service_tier"] = Raw(b'"standard_only"')
-        final = msgspec.json.encode(fields)
+        final = bodies.written(fields)
         return Prepared(
             body=final,
             input_bound=requests.input_bound(request, final, facts),
             output_bound=requests.output_bound(request, cap),
             capped_by_default=by_default,
             api=job.api,
-            headers=SAMPLING_VERSION if request.has_sampling else {},
+            headers=SAMPLING_VERSION if request.has_sampling else no_headers(),
             fees=requests.fees(request),
         )
 

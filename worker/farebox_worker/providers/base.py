@@ -11,9 +11,17 @@ import enum
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
+from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
 from farebox.records import Api, Finish, Job
+
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+
+def no_headers() -> Mapping[str, str]:
+    """No headers: one empty mapping for all calls, where each had its own."""
+    return _NO_HEADERS
 
 
 class ModelCapability(enum.Flag):
@@ -142,7 +150,7 @@ class Prepared:
     output_bound: int
     capped_by_default: bool
     api: Api
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=no_headers)
     fees: tuple[Fee, ...] = ()
     deadline: float = inf
 
@@ -169,7 +177,7 @@ class Reply:
     usage: TokenUsage | None
     finish: Finish
     served_tier: str = ""
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=no_headers)
 
 
 @runtime_checkable

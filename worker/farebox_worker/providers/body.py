@@ -51,6 +51,11 @@ def fields_of(body: bytes) -> Fields:
         raise InputError(f"the body is not a JSON object: {error}") from None
 
 
+def written(fields: Fields) -> bytes:
+    """Write a body in no more memory than it takes: the encoder leaves half as much again behind what it wrote."""
+    return bytes(memoryview(_json.encode(fields)))
+
+
 def is_given(raw: Raw) -> bool:
     """Tell whether a field is there and says something."""
     return bytes(raw) not in (b"", b"null")

@@ -191,14 +191,14 @@ class EchoProvider(Conversational):
         fields = bodies.fields_of(job.body)
         fields["model"] = bodies.raw(facts.model_id)
         if job.api == "embeddings":
-            final = _json.encode(fields)
+            final = bodies.written(fields)
             return Prepared(final, max(1, len(final)), 0, capped_by_default=False, api=job.api)
         asked = [request.max_completion_tokens, request.max_tokens, request.max_output_tokens]
         cap, by_default = bodies.output_cap(asked, job.max_tokens, facts)
         for name in ("max_completion_tokens", "max_output_tokens"):
             fields.pop(name, None)
         fields["max_output_tokens" if job.api == "responses" else "max_tokens"] = bodies.raw(cap)
-        final = _json.encode(fields)
+        final = bodies.written(fields)
         return Prepared(final, max(1, len(final)), cap * (request.n or 1), by_default, job.api)
 
     # The answer

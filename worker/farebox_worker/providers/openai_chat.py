@@ -54,7 +54,7 @@ def prepare(job: Job, facts: Facts, endpoint: Endpoint) -> Prepared:
     fields["model"] = bodies.raw(facts.model_id)
     fields[endpoint.cap_field] = bodies.raw(cap)
     requests.set_tier(fields, request.service_tier, job, endpoint)
-    final = msgspec.json.encode(fields)
+    final = bodies.written(fields)
     return Prepared(
         body=final,
         input_bound=requests.input_bound(request, fields, final, facts, is_vendor=endpoint.is_vendor),

@@ -37,7 +37,7 @@ def prepare(job: Job, facts: Facts, endpoint: Endpoint) -> Prepared:
         raise InputError("embeddings have no tier flex: use --tier standard, or cheapest")
     fields = bodies.fields_of(body)
     fields["model"] = bodies.raw(facts.model_id)
-    final = msgspec.json.encode(fields)
+    final = bodies.written(fields)
     bound = _input_bound(body, final, facts, is_vendor=endpoint.is_vendor)
     return Prepared(body=final, input_bound=bound, output_bound=0, capped_by_default=False, api=job.api)
 

@@ -127,7 +127,7 @@ def prepare(job: Job, facts: Facts, endpoint: Endpoint) -> Prepared:
     fields["model"] = bodies.raw(facts.model_id)
     fields["max_output_tokens"] = bodies.raw(cap)
     requests.set_tier(fields, request.service_tier, job, endpoint)
-    final = msgspec.json.encode(fields)
+    final = bodies.written(fields)
     return Prepared(
         body=final,
         input_bound=_input_bound(request, items, fields, final, facts, is_vendor=endpoint.is_vendor) * rounds,
