@@ -23,7 +23,7 @@ def openai(url: str):
 
 def anthropic(url: str):
     """Ask by messages."""
-    from anthropic import AsyncAnthropic  # noqa: PLC0415
+    from anthropic import AsyncAnthropic  # noqa: PLC0415 - one SDK in a loop, or its start-up counts twice
 
     client = AsyncAnthropic(api_key="none", base_url=url)
 

@@ -9,12 +9,12 @@ from collections import deque
 
 from farebox_worker.cli import GARBAGE
 from farebox_worker.cli.options import run_async
+from farebox_worker.configuration import load
 from farebox_worker.process.process import Process
 from farebox_worker.providers.base import Prepared, Reply
 from farebox_worker.providers.echo import EchoProvider
 from farebox_worker.routes import Routes
 from farebox_worker.session import open_session
-from farebox_worker.settings import load
 from farebox_worker.shop import Shop
 
 

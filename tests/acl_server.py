@@ -21,8 +21,8 @@ from farebox.connection import connect
 from farebox.keys import Keys
 from farebox.ledger import Ledger
 from farebox.records import Job
+from farebox_worker.configuration import load
 from farebox_worker.process.process import Process
-from farebox_worker.settings import load
 from farebox_worker.shop import Shop
 
 DOCS = Path(__file__).parent.parent / "docs"

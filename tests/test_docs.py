@@ -21,7 +21,7 @@ from farebox.connection import connect
 from farebox.ledger import Ledger
 from farebox.records import decode_job, job_id
 from farebox_worker.cli import command
-from farebox_worker.settings import load
+from farebox_worker.configuration import load
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -9,7 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from farebox_worker.cli import command
-from farebox_worker.settings import SECTIONS, ModelSettings, ProviderSettings, load
+from farebox_worker.configuration import load
+from farebox_worker.settings import SECTIONS, ModelSettings, ProviderSettings
 from farebox_worker.starter import VENDORS, Found, look_around, starter_text
 
 

@@ -9,9 +9,9 @@ from tests.cli_support import desk, simulate
 
 from farebox.ledger import Limit, Scope
 from farebox_worker.cli.options import ended_by_ctrl_c
+from farebox_worker.configuration import load
 from farebox_worker.limits import in_words, money_line, raise_command, room_again, window_end
 from farebox_worker.session import flags_from_here, with_flags
-from farebox_worker.settings import load
 
 __all__ = ["desk", "simulate"]
 

@@ -30,6 +30,7 @@ from farebox_worker.bus.claim import Ask, claim
 from farebox_worker.bus.pause import pause
 from farebox_worker.cli.worker import Flags
 from farebox_worker.cli.worker import _child as child
+from farebox_worker.configuration import load
 from farebox_worker.dispatch import witness as witness_module
 from farebox_worker.events import EVENTS, JsonLines, PlainLines, event, secrets_in
 from farebox_worker.meters import Histogram
@@ -37,7 +38,6 @@ from farebox_worker.observe import fleet as fleet_module
 from farebox_worker.observe.fleet import Timed, fleet_metrics, read_fleet
 from farebox_worker.outage import Outage
 from farebox_worker.server.server_process import start_server
-from farebox_worker.settings import load
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ import pytest
 
 from farebox_worker.cli import command
 from farebox_worker.cli.summary import _shown
-from farebox_worker.settings import load
+from farebox_worker.configuration import load
 
 README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
 

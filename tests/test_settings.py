@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from farebox.errors import ConfigError
-from farebox_worker.settings import ProviderSettings, Settings, load
+from farebox_worker.configuration import load
+from farebox_worker.settings import ProviderSettings, Settings
 
 
 def write(folder: Path, text: str) -> Path:
@@ -219,6 +220,6 @@ def test_models_may_be_stated_for_a_provider_that_has_no_key_yet(tmp_path):
 
 
 def test_settings_import_nothing_heavy():
-    code = "import sys, farebox_worker.settings; print(*sys.modules)"
+    code = "import sys, farebox_worker.configuration; print(*sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"redis", "arq", "openai", "anthropic", "genai_prices", "asyncio", "pydantic"} & set(out)

@@ -21,9 +21,10 @@ from farebox.errors import ConfigError, InputError, LedgerError, ServerAwayError
 from farebox.ledger import GLOBAL, Ledger
 from farebox.money import dollars, dollars_from_nusd, nusd_from_usd, usd_from_nusd
 from farebox_worker.bus.lapse import lapse
+from farebox_worker.configuration import load
 from farebox_worker.events import event
 from farebox_worker.server.embedded import EmbeddedServer, has_begun, holds_no_data, note_begun
-from farebox_worker.settings import Settings, load
+from farebox_worker.settings import Settings
 
 log = logging.getLogger(__name__)
 

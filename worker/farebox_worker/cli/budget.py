@@ -11,9 +11,10 @@ from farebox.ledger import GLOBAL, PERIODS, Limit, Per
 from farebox.money import dollars_from_nusd, nusd_from_usd, usd_from_nusd
 from farebox_worker.cli.amounts import money_fields
 from farebox_worker.cli.options import USD, common, json_option, print_json, run_async, say, with_options
+from farebox_worker.configuration import with_vendors
 from farebox_worker.limits import money_line
 from farebox_worker.session import open_session
-from farebox_worker.settings import Settings, with_vendors
+from farebox_worker.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 KINDS = ("batch", "provider", "model", "tag")

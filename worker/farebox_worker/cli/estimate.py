@@ -26,6 +26,7 @@ from farebox_worker.cli.options import (
 )
 from farebox_worker.cli.place import at_the_earlier_place
 from farebox_worker.cli.summary import cost_fields, would_cost
+from farebox_worker.configuration import with_vendors
 from farebox_worker.files.destination import destination
 from farebox_worker.files.summary import bad_line_report, how_to_mend
 from farebox_worker.files.written import ForeignFileError, NameNow, Written, scan
@@ -36,7 +37,7 @@ from farebox_worker.run.picture import about
 from farebox_worker.run.plan import Plan, Planner, counted
 from farebox_worker.run.screen import Screen
 from farebox_worker.session import open_session
-from farebox_worker.settings import KEY_VARIABLES, Settings, with_vendors
+from farebox_worker.settings import KEY_VARIABLES, Settings
 from farebox_worker.shop import Shop
 
 

@@ -9,7 +9,7 @@ import click
 
 from farebox.errors import InputError
 from farebox_worker.cli.options import say
-from farebox_worker.settings import load
+from farebox_worker.configuration import load
 from farebox_worker.starter import Found, look_around, starter_text
 
 NAME = "farebox.toml"

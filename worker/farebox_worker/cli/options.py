@@ -17,8 +17,9 @@ from typing import Any, Literal, TypeVar, cast
 import click
 import msgspec
 
+from farebox_worker.configuration import load
 from farebox_worker.events import JsonLines, PlainLines, secrets_in
-from farebox_worker.settings import MAX_USD, Settings, load
+from farebox_worker.settings import MAX_USD, Settings
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])

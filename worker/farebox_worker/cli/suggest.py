@@ -13,7 +13,8 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
-from farebox_worker.settings import Settings, load, with_vendors
+from farebox_worker.configuration import load, with_vendors
+from farebox_worker.settings import Settings
 
 PATIENCE_S = 0.25
 NEWEST = 200
@@ -54,7 +55,7 @@ def _settings(ctx: click.Context) -> Settings:
 
 def _refs(settings: Settings) -> Iterable[str]:
     from farebox_worker.prices.catalogue import Catalogue  # noqa: PLC0415 - the price list takes a moment
-    from farebox_worker.prices.table import PriceTable  # noqa: PLC0415
+    from farebox_worker.prices.table import PriceTable  # noqa: PLC0415 - likewise
 
     return Catalogue(settings, PriceTable(settings)).refs()
 
@@ -62,8 +63,8 @@ def _refs(settings: Settings) -> Iterable[str]:
 def _on_the_bus(ctx: click.Context) -> list[str]:
     from redis import Redis  # noqa: PLC0415 - takes longer than `farebox --help`
 
-    from farebox.keys import Keys  # noqa: PLC0415
-    from farebox_worker.server.server_process import socket_path, url_of  # noqa: PLC0415
+    from farebox.keys import Keys  # noqa: PLC0415 - likewise
+    from farebox_worker.server.server_process import socket_path, url_of  # noqa: PLC0415 - likewise
 
     with suppress(Exception):
         settings = _settings(ctx).redis
