@@ -35,10 +35,10 @@ docs: $(VENV)/.docs ## Build the site of the documentation into site/; a broken 
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 chaos: $(VENV)/.test ## Kill workers and the server at random for two minutes; the provider's bill judges
-	$(BIN)/python -m tests.chaos --seconds 120
+	$(BIN)/python -m tests.fleet.chaos --seconds 120
 
 mutants: $(VENV)/.test ## Break one promise of the money at a time: the money machine must notice
-	$(BIN)/python -m tests.mutants $(WORDS)
+	$(BIN)/python -m tests.money.mutants $(WORDS)
 
 bench: $(VENV)/.worker ## Measure, as ratios against plain loops
 	@if [ -f benchmarks/run.py ]; then $(BIN)/python benchmarks/run.py; else echo "benchmarks/run.py is not written yet"; exit 1; fi

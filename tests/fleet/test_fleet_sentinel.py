@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from redis import Redis as SyncRedis
 from redis.exceptions import RedisError
-from tests.arena import Arena
 from tests.conftest import server_binary
-from tests.test_state_loss_fleet import free_port
+from tests.fleet.arena import Arena
+from tests.fleet.test_state_loss_fleet import free_port
 
 from farebox.connection import check_server, connect
 from farebox.errors import ServerAwayError, ServerError

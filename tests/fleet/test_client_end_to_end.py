@@ -19,7 +19,7 @@ import farebox
 
 pytestmark = [pytest.mark.server, pytest.mark.skipif(server_binary() is None, reason="no server to test on")]
 ECHO = "echo:echo"
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 class Echoed(msgspec.Struct):

@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from tests.adapter_contract import FACTS, KEY, FateContract, job, script
-from tests.openai_adapters import adapter, unreachable, vendor
+from tests.providers.adapter_contract import FACTS, KEY, FateContract, job, script
+from tests.providers.openai_adapters import adapter, unreachable, vendor
 
 from farebox.errors import InputError, ProviderOverloadedError, ProviderRateLimitError, ProviderRequestError
 from farebox_worker.attempts.failures import judge

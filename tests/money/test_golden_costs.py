@@ -10,7 +10,7 @@ from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
 
 import pytest
-from tests.adapter_contract import KEY, job, script
+from tests.providers.adapter_contract import KEY, job, script
 
 from farebox_worker.prices.overlay import overlay
 from farebox_worker.prices.table import compile_price
@@ -21,7 +21,8 @@ from farebox_worker.providers.openai import OpenAIProvider
 __all__ = ["script"]
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
-CASES = {path.stem: json.loads(path.read_text()) for path in sorted((Path(__file__).parent / "golden/costs").glob("*"))}
+GOLDEN = Path(__file__).parents[1] / "golden/costs"
+CASES = {path.stem: json.loads(path.read_text()) for path in sorted(GOLDEN.glob("*"))}
 each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 API = {"openai": "chat", "anthropic": "messages"}
 

@@ -4,8 +4,8 @@ import json
 
 import aiohttp
 import pytest
-from tests.adapter_contract import FACTS, KEY, HttpAdapterContract, chat, job, script
-from tests.openai_adapters import adapter, unreachable, vendor
+from tests.providers.adapter_contract import FACTS, KEY, HttpAdapterContract, chat, job, script
+from tests.providers.openai_adapters import adapter, unreachable, vendor
 
 from farebox.errors import InputError, ProviderAccountError
 from farebox_worker.providers import fate

@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.arena import Arena
 from tests.cli_support import assert_exactly_once
 from tests.conftest import server_binary
+from tests.fleet.arena import Arena
 
 from farebox.batch import Batch
 from farebox.connection import connect

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from tests.adapter_contract import FACTS, KEY, HttpAdapterContract, chat, job, script
+from tests.providers.adapter_contract import FACTS, KEY, HttpAdapterContract, chat, job, script
 
 from farebox.errors import InputError, ProviderAccountError, ProviderOverloadedError, UntranslatableError
 from farebox_worker.providers.anthropic import AnthropicProvider

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from tests.conftest import server_binary
 from tests.process_support import COST, Stage, until
-from tests.test_outages import trouble  # noqa: F401 - a fixture
+from tests.worker.test_outages import trouble  # noqa: F401 - a fixture
 
 from farebox import connection
 from farebox_worker.dispatch import doorbells

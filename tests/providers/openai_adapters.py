@@ -1,7 +1,7 @@
 """OpenAI's adapter as its tests need it, whichever of its APIs they speak: to the script, to nobody, to the vendor."""
 
 import pytest
-from tests.adapter_contract import KEY
+from tests.providers.adapter_contract import KEY
 
 from farebox_worker.providers.openai import OpenAIProvider
 

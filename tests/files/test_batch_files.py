@@ -11,7 +11,7 @@ from farebox.said import said_embeddings, said_text
 
 pytestmark = [pytest.mark.server, pytest.mark.skipif(server_binary() is None, reason="no server to test on")]
 HELLO = [{"role": "user", "content": "Hello"}]
-PAGE = Path(__file__).parents[1] / "docs/formats.md"
+PAGE = Path(__file__).parents[2] / "docs/formats.md"
 
 
 def line(number, url, **body):

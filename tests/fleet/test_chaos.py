@@ -4,8 +4,8 @@ import os
 import tempfile
 
 import pytest
-from tests.chaos import blackout, crowd, rage
 from tests.conftest import server_binary
+from tests.fleet.chaos import blackout, crowd, rage
 
 SECONDS = float(os.environ.get("FAREBOX_CHAOS_S", "10"))
 

@@ -1,7 +1,7 @@
 """Chaos: worker processes, a hostile provider and a server that are killed at random, and the provider's bill as judge.
 
-By hand: `python tests/chaos.py --seconds 300 --workers 4 --seed 7`. Rages over jobs of every kind, then repeats the
-cases in which gateways overspend; prints a table of what was seen as it goes, and exits 1 when a promise broke.
+By hand: `python -m tests.fleet.chaos --seconds 300 --workers 4 --seed 7`. Rages over jobs of every kind, then repeats
+the cases in which gateways overspend; prints a table of what was seen as it goes, and exits 1 when a promise broke.
 """
 
 import argparse
@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 
-from tests.arena import MODELS, TOKENS, Arena
+from tests.fleet.arena import MODELS, TOKENS, Arena
 
 from farebox.amend import retry_failed
 from farebox.batch import Batch

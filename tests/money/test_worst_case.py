@@ -15,7 +15,7 @@ from genai_prices.data_snapshot import get_snapshot
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Raw, structs
-from tests.adapter_contract import FACTS, KEY, chat, job
+from tests.providers.adapter_contract import FACTS, KEY, chat, job
 
 from farebox.errors import InputError
 from farebox.money import nusd_from_usd

@@ -4,7 +4,7 @@ import json
 import time
 
 import pytest
-from tests.adapter_contract import FACTS, AdapterContract, chat, job
+from tests.providers.adapter_contract import FACTS, AdapterContract, chat, job
 
 from farebox.errors import InputError
 from farebox.said import said_embeddings

@@ -1,9 +1,9 @@
 """Lanes that could stand still and do not: a call that hangs, a probe whose worker died, a greedy neighbour."""
 
 import pytest
+from tests.bus.test_pace import LANE, OTHER, PROVIDER, claims, end, enter, fill, pass_s, returned, state
 from tests.bus_support import LEASE, TTL
 from tests.shifted_time import shifted_time
-from tests.test_pace import LANE, OTHER, PROVIDER, claims, end, enter, fill, pass_s, returned, state
 
 from farebox_worker.bus.lapse import lapse
 from farebox_worker.bus.pace import FIRST_TARGET, Rates, tune

@@ -4,8 +4,8 @@ import json
 from dataclasses import replace
 
 import pytest
-from tests.adapter_contract import FACTS, KEY, FateContract, job, script
-from tests.openai_adapters import adapter, unreachable, vendor
+from tests.providers.adapter_contract import FACTS, KEY, FateContract, job, script
+from tests.providers.openai_adapters import adapter, unreachable, vendor
 
 from farebox.errors import InputError
 from farebox_worker.providers.anthropic import AnthropicProvider

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.arena import Arena
 from tests.conftest import server_binary
+from tests.fleet.arena import Arena
 from tests.proxy import Proxy
 
 from farebox_worker.server.embedded import start_server
@@ -136,7 +136,7 @@ def test_a_rolling_restart_under_load_loses_no_attempt_and_owes_nothing(make):
 
 def test_clocks_that_are_an_hour_off_change_nothing(make):
     with make(jobs=240) as fleet:
-        skewed = str(Path(__file__).parent / "skewed")
+        skewed = str(Path(__file__).parents[1] / "skewed")
         for hours in (-1, 0, 1):
             fleet.work(PYTHONPATH=skewed, TEST_SKEW_S=str(hours * 3600))
         fleet.wait_for_more(30)

@@ -39,7 +39,7 @@ from farebox_worker.observe.fleet import Timed, fleet_metrics, read_fleet
 from farebox_worker.outage import Outage
 from farebox_worker.server.server_process import start_server
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 PROMPT = "The very private prompt of nobody else"
 WITHIN_S = 40

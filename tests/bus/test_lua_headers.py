@@ -13,7 +13,7 @@ from farebox_worker.bus import scripts as worker_scripts
 from farebox_worker.bus.admit import Verdict
 from farebox_worker.bus.settle import Action, Money, settle
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FILES = {
     path.stem: path
     for folder in ("producer/farebox/lua", "worker/farebox_worker/bus")

@@ -1,7 +1,7 @@
 """The mutants of the money machine are of the Lua that is there; `make mutants` plays against them."""
 
 import pytest
-from tests.mutants import MUTANTS
+from tests.money.mutants import MUTANTS
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.file}: {mutant.breaks}")

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 import pytest
 from redis import Redis
-from tests.test_cli_commands import submit
-from tests.test_cli_errors import free_port
+from tests.cli.test_cli_commands import submit
+from tests.cli.test_cli_errors import free_port
 
 from farebox.batch import Batch
 from farebox.connection import connect

@@ -8,7 +8,7 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
-from tests.money_machine import MoneyMachine
+from tests.money.money_machine import MoneyMachine
 from tests.shifted_time import shifted_time
 
 DEEP = os.environ.get("HYPOTHESIS_PROFILE") == "deep"

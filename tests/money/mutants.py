@@ -17,12 +17,12 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, Verbosity, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
-from tests.money_machine import MoneyMachine
+from tests.money.money_machine import MoneyMachine
 from tests.shifted_time import become, shifted_time, verbs
 
 from farebox_worker.server.embedded import start_server
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SHARED, BUS = ROOT / "producer/farebox/lua", ROOT / "worker/farebox_worker/bus"
 GAMES = settings(
     max_examples=10,
@@ -225,7 +225,7 @@ def play(seconds):
 def judge(place, seconds):
     """Play one mutant in a process of its own. Returns: its row of the table, and whether all is as it should be."""
     mutant = MUTANTS[place] if place >= 0 else None
-    command = [sys.executable, "-m", "tests.mutants", "--seconds", str(seconds), "--play", str(place)]
+    command = [sys.executable, "-m", "tests.money.mutants", "--seconds", str(seconds), "--play", str(place)]
     began = time.monotonic()
     played = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if played.returncode or not played.stdout:

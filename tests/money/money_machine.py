@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from redis import Redis as SyncRedis
 from redis.asyncio import Redis
+from tests.money.snapshot import Snapshot
 from tests.shifted_time import SHIFT
-from tests.snapshot import Snapshot
 
 from farebox.amend import drop
 from farebox.batch import Batch
