@@ -131,9 +131,8 @@ class Batch:
             chunk = lanes.get(lane)
             if chunk is None:
                 chunk = lanes[check_lane(lane)] = _Chunk()
-            chunk.add(self.job_id(job.custom_id), body_digest(job), not_before_ms, encode_job(job, now_ms))
-            if job.deadline_ms:
-                chunk.deadlines[self.job_id(job.custom_id)] = job.deadline_ms
+            identity, payload = self.job_id(job.custom_id), encode_job(job, now_ms)
+            chunk.add(identity, body_digest(job), not_before_ms, job.deadline_ms, payload)
             if job.fallbacks:
                 chunk.kinds.add(kind_of(job))
             if chunk.full:
@@ -144,7 +143,6 @@ class Batch:
     async def _send(self, lane: str, chunk: _Chunk, priority: int) -> Submitted:
         await self._refuse_when_full()
         flow = self.keys.flow(priority, self.batch_id, lane)
-        await self.note_deadlines(chunk.deadlines)
         answer = await self.tongue.say(SUBMIT, flow, self.batch_id, lane, *chunk.arguments)
         await self.note_flow(flow, chunk.kinds)
         return Submitted(int(answer[1]), len(answer) - 2)
@@ -155,7 +153,7 @@ class Batch:
             await self.redis.sadd(self.keys.flows_to_move(kind), flow)
 
     async def note_deadlines(self, deadlines: Mapping[str, int]) -> None:
-        """Note until when jobs may wait, in ms by their ids; before they wait, for what is not there is passed over."""
+        """Note until when jobs that go back may wait, in ms by their ids; before they do: what is gone is skipped."""
         if deadlines:
             scores = {f"{self.batch_id}\t{identity}": at_ms for identity, at_ms in deadlines.items()}
             await self.redis.zadd(self.keys.deadlines, scores)
@@ -267,10 +265,13 @@ class Batch:
         _, first = await self.tongue.say(CANCEL, self.batch_id, "1" if now else "")
         return bool(first)
 
-    async def lanes(self) -> set[str]:
-        """The lanes in which jobs of the batch wait for a worker or run; finished and parked flows are left out."""
+    async def lanes(self, *, even_parked: bool = False) -> set[str]:
+        """The lanes in which jobs of the batch wait for a worker or run.
+
+        Finished flows are left out, and so are parked ones, whose running calls may still end, unless `even_parked`.
+        """
         flows = [flow.decode() for flow in await self.redis.smembers(self.keys.flows(self.batch_id))]
-        parked = {flow for flow, _, _ in await self.parked()}
+        parked = set() if even_parked else {flow for flow, _, _ in await self.parked()}
         async with self.redis.pipeline(transaction=False) as pipe:
             for flow in flows:
                 pipe.exists(flow)
@@ -314,16 +315,15 @@ class _Chunk:
     def __init__(self) -> None:
         self.arguments: list[Argument] = []
         self.kinds: set[str] = set()
-        self.deadlines: dict[str, int] = {}
         self._bytes = 0
 
-    def add(self, identity: str, digest: str, due_ms: int, payload: bytes) -> None:
-        self.arguments += (identity, digest, due_ms, payload)
+    def add(self, identity: str, digest: str, due_ms: int, deadline_ms: int, payload: bytes) -> None:
+        self.arguments += (identity, digest, due_ms, deadline_ms, payload)
         self._bytes += len(payload)
 
     @property
     def full(self) -> bool:
-        return len(self.arguments) >= 4 * CHUNK_JOBS or self._bytes >= CHUNK_BYTES
+        return len(self.arguments) >= 5 * CHUNK_JOBS or self._bytes >= CHUNK_BYTES
 
 
 def _entry(entry_id: str, payloads: dict[str, bytes | None]) -> Entry:

@@ -53,7 +53,7 @@ def tried(envelope: JobEnvelope) -> dict[str, int]:
 
 def attempts_elsewhere(envelope: JobEnvelope) -> int:
     """How many attempts were made in the lanes a job failed in."""
-    return sum(tried(envelope).values())
+    return sum(tried(envelope).values()) if MOVED in envelope.k else 0
 
 
 def moved(envelope: JobEnvelope, lane: str, attempts: int) -> JobEnvelope:

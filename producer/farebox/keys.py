@@ -13,7 +13,7 @@
 | `<ns>:scopes` | set | none | settle, book, limit | cost | names of the scopes that ever counted or had a limit |
 | `<ns>:holds` | hash | none | admit, settle, lapse | settle, lapse | attempt token: hold, job, flow, scopes |
 | `<ns>:unconfirmed` | hash | none | settle, lapse, confirm | settle, cost | attempt token: amount, job, flow, scopes, when, why |
-| `<ns>:settled:<claim>` | hash | 10 min; 1 day once an operator confirmed one | settle, confirm | settle, reassert | which attempts of one claim are settled, or released ("r"); `<claim>` and a digit for each 64 of them, 12 characters in all |
+| `<ns>:marks:<claim>` | string | 10 min; 1 day once an operator confirmed one | settle, confirm | settle, reassert | which attempts of one claim are settled, or released ("r"), each between spaces; `<claim>` and a digit for each 64 of them, 12 characters in all |
 | `<ns>:claim:<claim>` | string | one lease | claim | claim | what a claim took, so that it can be asked again |
 | `<ns>:lanes` | set | none | submit | workers, lapse | every lane that ever had a job |
 | `<ns>:lane:<lane>` | hash | none | claim, admit, settle, pause, blame, tune, moves | claim, lanes, moves | paused_until (ms), paused_why, paused_by (operator or provider); overrun (nusd): of the first bill above its hold; alike_what, alike_count, alike_calls: bad requests in a row of one kind; the pace of `pace.lua`: rpm, tpm, rpm_seen, tpm_seen, requests, tokens, paced, window, need, mean, target, cut, ceiling, grown, grew, short, refusals, refused; away_since (ms): since when moves see that it cannot go on |
@@ -40,7 +40,7 @@
 | `<ns>:bell:lane:<lane>`, `<ns>:bell:batch:<batch>` | list | 60 s | submit, claim, settle | workers | at most 4 doorbell tokens |
 | `<ns>:control` | channel | - | submit, limit, cancel | workers | "lane <lane>", "limit <scope>", "cancel <batch>", "abort <batch>", "pause <lane>" |
 | `<ns>:workers` | zset | 1 hour | workers | lanes, workers | ids of worker processes, by their last heartbeat in ms |
-| `<ns>:worker:<id>` | hash | 30 s | workers | lanes, workers | host, pid, version, started_ms, batch, in flight, lanes (one a line), retried and errors (lane, tab, which), stopped (provider, tab, why), unserved (lane, tab, why) |
+| `<ns>:worker:<id>` | hash | 30 s | workers | lanes, workers | host, pid, version, started_ms, batch, in flight, lanes (one a line), retried and errors (lane, tab, which), latencies (lane, tab, counts), stopped (provider, tab, why), unserved (lane, tab, why) |
 | `<ns>:housekeeping` | zset | none | arq's cron | arq | arq's own queue for housekeeping |
 | `arq:job:<id>` | string | none | submit, retry | claim, arq | arq's job dictionary, MessagePack |
 | `arq:in-progress:<id>` | string | none | claim, settle, lapse | arq, settle | attempt token (16 characters), then the flow |

@@ -65,7 +65,7 @@ AGAINST_THE_MONEY = named(
     "HSET farebox:holds token 0",
     "DEL farebox:unconfirmed",
     "HDEL farebox:unconfirmed token",
-    "HSET farebox:settled:0123 x 1",
+    "APPEND farebox:marks:0123 x",
     "SET farebox:claim:x 1",
     "DEL farebox:journal",
     "XTRIM farebox:journal MAXLEN 0",

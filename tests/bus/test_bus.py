@@ -1,9 +1,9 @@
 """The six verbs, one promise a test, on a fake and on a real server."""
 
 import asyncio
-import dataclasses
 
 import pytest
+from msgspec import structs
 from redis.exceptions import ResponseError
 from tests.bus_support import LANE, LEASE, TTL, enter, finished, jobs, scopes, take
 
@@ -74,7 +74,7 @@ async def test_a_claim_asked_again_gives_the_same_jobs(batch):
     assert len(await take(batch)) == 3
 
 
-async def test_the_marks_of_a_long_claim_are_in_hashes_of_64(batch, redis):
+async def test_the_marks_of_a_long_claim_are_in_texts_of_64(batch, redis):
     await batch.submit(jobs(130))
     await redis.hset(f"farebox:lane:{LANE}", "target", 200)
     claimed = await take(batch, 130, name="abcdefghijk")
@@ -84,8 +84,8 @@ async def test_the_marks_of_a_long_claim_are_in_hashes_of_64(batch, redis):
     settlements = [finished(job, amount=3) for job in claimed]
     assert await settle(batch.tongue, settlements, results_ttl_ms=TTL) == ["done"] * 130
     assert await settle(batch.tongue, settlements, results_ttl_ms=TTL) == ["repeat"] * 130
-    sizes = [await redis.hlen(f"farebox:settled:abcdefghijk{digit}") for digit in "012"]
-    assert sizes == [64, 64, 2]
+    marks = [await redis.get(f"farebox:marks:abcdefghijk{digit}") for digit in "012"]
+    assert [len(text.split()) for text in marks] == [64, 64, 2]
     assert (await batch.ledger.scope()).spent_nusd == 390
 
 
@@ -103,7 +103,7 @@ async def test_a_group_of_unlike_attempts_ends_each_its_own_way(batch, redis):
     await batch.submit(jobs(4))
     done, failing, again, back = claimed = await take(batch)
     await enter(batch, claimed, 10)
-    failure = dataclasses.replace(finished(failing, amount=0), money="release", outcome="failed")
+    failure = structs.replace(finished(failing, amount=0), money="release", outcome="failed")
     retry = Settlement(again.job_id, again.flow, again.token, "retry", "release", due="0", attempts=2)
     handed = Settlement(back.job_id, back.flow, back.token, "return", "release", due=back.score)
     group = [finished(done, amount=3), failure, retry, handed]
@@ -354,7 +354,7 @@ async def test_an_operator_releases_or_charges_what_is_unconfirmed(batch, is_cha
     scope = await batch.ledger.scope("model:echo:echo")
     assert (scope.spent_nusd, scope.unconfirmed_nusd) == (spent, 0)
     assert await batch.ledger.unconfirmed() == []
-    late = dataclasses.replace(finished(claimed[0], amount=40), scopes=scopes(batch))
+    late = structs.replace(finished(claimed[0], amount=40), scopes=scopes(batch))
     assert await settle(batch.tongue, [late], results_ttl_ms=TTL) == ["repeat" if is_charge else "done"]
     assert (await batch.ledger.scope("model:echo:echo")).spent_nusd == (100 if is_charge else 40)
 
@@ -366,7 +366,7 @@ async def test_what_an_operator_charged_is_not_booked_again_by_who_comes_an_hour
     await lapse(batch.tongue, dead=True)
     await batch.ledger.confirm([late.token], is_charge=True)
     await settle(batch.tongue, [finished(other, amount=40)], results_ttl_ms=TTL)  # of the same claim
-    assert await redis.ttl(f"farebox:settled:{late.token[:12]}") > 3_600
+    assert await redis.ttl(f"farebox:marks:{late.token[:12]}") > 3_600
     assert await settle(batch.tongue, [finished(late, amount=40)], results_ttl_ms=TTL) == ["repeat"]
     assert (await batch.ledger.scope()).spent_nusd == 140
 
@@ -383,6 +383,7 @@ async def test_a_batchs_lanes_are_those_in_which_work_is_left_for_workers(batch)
     [big] = (await claim(batch.tongue, [Ask("echo:other", 1)], lease_ms=LEASE)).jobs
     assert (await enter(batch, [big], 100))[0].word == "no_room"
     assert await batch.lanes() == {"echo:third"}
+    assert await batch.lanes(even_parked=True) == {"echo:other", "echo:third"}
 
 
 async def test_a_cancelled_batch_that_was_never_sealed_is_complete_once_swept(batch):
@@ -413,9 +414,7 @@ async def test_thousands_of_tags_are_admitted_and_settled_at_once(batch):
     many = [(*scopes(batch), *(f"tag:{n}-{k}" for k in range(140))) for n in range(64)]
     fares = [Fare(job, 10, named) for job, named in zip(claimed, many, strict=True)]
     assert {verdict.word for verdict in await admit(batch.tongue, fares)} == {"ok"}
-    group = [
-        dataclasses.replace(finished(job, amount=7), scopes=named) for job, named in zip(claimed, many, strict=True)
-    ]
+    group = [structs.replace(finished(job, amount=7), scopes=named) for job, named in zip(claimed, many, strict=True)]
     assert set(await settle(batch.tongue, group, results_ttl_ms=TTL)) == {"done"}
     assert (await batch.ledger.scope("tag:63-139")).spent_nusd == 7
 

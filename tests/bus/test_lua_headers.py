@@ -29,7 +29,7 @@ SCRIPTS = {
 # Arguments per job, attempt or lane:
 PARTS = {
     "settle": 9, "admit": 6, "tune": 4, "reassert": 6, "renew": 3, "claim": 3,
-    "submit": 4, "drop": 3, "retry": 4, "reuse": 4,
+    "submit": 5, "drop": 3, "retry": 4, "reuse": 4,
 }  # fmt: skip
 
 
@@ -140,12 +140,12 @@ def test_nothing_is_global(name):
 
 ENOUGH = {
     "create": ["e"], "book": [1, 1, 1, 1, "global"], "reset": [], "fold": [10, 0, 0],
-    "submit": ["n:flow:0:b:l", "b", "l", "n:1", "d", 0, "p"], "limit": ["global", 5], "cancel": ["c", "1"],
+    "submit": ["n:flow:0:b:l", "b", "l", "n:1", "d", 0, 0, "p"], "limit": ["global", 5], "cancel": ["c", "1"],
     "claim": ["abcdefghijk", 1000, "", 10, "l", 2, 0],
     "admit": [1, 1, "global", "n:flow:0:b:l", "1", "n:1", "abcdefghijk00000", 1, 1, 3, 9],
     "tune": ["lane:l", "set", 60, 1000],
     "renew": [1000, "n:1", "n:flow:0:b:l", "abcdefghijk00000"],
-    "settle": [10, 0, 1, "n:flow:0:b:l", "finish", "actual", "", 0, "succeeded", "", "",
+    "settle": [10, 0, 1, "n:flow:0:b:l", "finish", "actual", "", 0, "succeeded", "", "", 1,
                "n:1", "abcdefghijk00000", 1, 3, 1, 1, "r", "p", "cut:5 tokens:3 left:4,5"],
     "lapse": ["1", ""], "confirm": ["release", "abcdefghijk00000"], "pause": ["lane:l", 10, "why", "provider", 5, 10],
     "withdraw": ["n:flow:0:b:l", "b", "", "n:1"], "move": ["n:flow:0:b:l", "n:flow:0:b:k", "movable", "n:1"],

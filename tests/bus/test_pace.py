@@ -65,7 +65,7 @@ async def end(batch, claimed, **felt_words):
 
 
 def _felt(settlement, words=""):
-    object.__setattr__(settlement, "felt", words)
+    settlement.felt = words
     return settlement
 
 

@@ -106,12 +106,12 @@ MUTANTS = [
     ),
     *of(
         "felt",
-        ("any answer ends a probe", "if not token or not tried[token] then return end", "if not token then return end"),
+        ("any answer ends a probe", "if not token or not is_answered(token) then return end", "if not token then return end"),
         ("a probe never ends", "  redis.call('HDEL', provider.key, 'probing', 'probe')\n"),
     ),
     *of(
         "settle",
-        ("what was settled is settled again", "if known[i] then repeats[n] = true end", ""),
+        ("what was settled is settled again", "if seen[token] or known[claim] and is_among(known[claim], number) then", "if seen[token] then"),
         ("a settled hold stays in the list", "    gone_holds[#gone_holds + 1] = token\n"),
         ("what nobody knows is released", "      doubt(token, hold, id, manner.flow, set, manner.why)\n"),
         ("an overrun is not counted", "  if hold and amount > hold then count(set, 'overrun', amount - hold) end\n"),
@@ -150,6 +150,11 @@ MUTANTS = [
         ("a claimed job is moved", " and redis.call('EXISTS', 'arq:in-progress:' .. ARGV[i]) == 0"),
         ("what is parked moves", "redis.call('HEXISTS', P .. 'parking', from) == 1 or redis.call('HEXISTS', P .. 'parking', goal) == 1\n    or ", ""),
         ("what has moved is found by nobody", "    open(goal)\n"),
+    ),
+    *of(
+        "submit",
+        ("deadlines are forgotten", "  if #deadlines > 0 then redis.call('ZADD', P .. 'deadlines', unpack(deadlines)) end\n"),
+        ("a closed batch notes deadlines", "  if record[3] then return", "  redis.call('ZADD', P .. 'deadlines', ARGV[10], batch .. '\\t' .. ARGV[7])\n  if record[3] then return"),
     ),
     *of(
         "reuse",

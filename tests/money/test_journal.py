@@ -1,10 +1,10 @@
 """The journal of bookings: what is written, what is folded, and what the audit makes of it."""
 
 import asyncio
-import dataclasses
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
+from msgspec import structs
 from redis.exceptions import ResponseError
 from tests.shifted_time import SHIFT, shifted_time
 
@@ -201,7 +201,7 @@ async def test_an_attempt_of_many_lapses_at_once_is_told_in_several_entries(redi
 )
 async def test_a_hostile_request_id_breaks_nothing(batch, request_id):
     [job] = await take(batch)
-    raw = dataclasses.replace(ending(job), note=f"v\t{request_id}\tx")
+    raw = structs.replace(ending(job), note=f"v\t{request_id}\tx")
     await settle(batch.tongue, [raw], results_ttl_ms=TTL)
     [job] = await take(batch)
     await settle(batch.tongue, [ending(job, note=booking_note("v", request_id, 5, 6, "flex"))], results_ttl_ms=TTL)

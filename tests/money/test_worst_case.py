@@ -116,7 +116,7 @@ def test_no_bill_of_any_listed_model_passes_its_hold_nor_its_booking(
     listed, usage, spare_in, spare_out, thought, found
 ):
     vendor, model, tier, price = listed
-    usage = replace(usage, fees=(("web_search", found),))
+    usage = structs.replace(usage, fees=(("web_search", found),))
     bill = bill_nusd(vendor, model, tier, usage, reasoning=thought, searches=found)
     booked = price.cost_nusd(usage)
     hold = price.worst_nusd(total_in(usage) + spare_in, usage.output_tokens + spare_out, [Fee("web_search", found)])

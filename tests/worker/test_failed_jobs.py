@@ -9,6 +9,8 @@ from tests.process_support import HOLD, LANE, Stage
 
 from farebox.amend import drop, retry_failed
 from farebox.errors import (
+    BatchClosedError,
+    JobConflictError,
     ProviderAuthError,
     ProviderOverloadedError,
     ProviderRateLimitError,
@@ -316,6 +318,35 @@ async def test_a_job_in_flight_at_its_deadline_is_left_to_its_worker(stage):
     await redis.zadd(batch.keys.deadlines, {f"b1\t{batch.job_id('c0')}": 1})
     assert await expire(batch.tongue, results_ttl_ms=TTL) == 1
     assert (await batch.progress()).failed == 1
+
+
+@pytest.mark.parametrize("why", ["sealed", "cancelled", "another body"])
+async def test_a_submit_that_is_refused_leaves_no_deadline_behind(stage, why):
+    await stage.begin(1)
+    redis, batch = stage.batch.redis, stage.batch
+    if why == "sealed":
+        await batch.seal(1)
+    if why == "cancelled":
+        await batch.cancel()
+    late = await now_ms(redis) + 3_600_000
+    jobs = [Job(1, "new", LANE, "chat", b"{}", deadline_ms=late), Job(1, "c0", LANE, "chat", b"{}", deadline_ms=late)]
+    if why == "another body":
+        jobs[1] = msgspec.structs.replace(jobs[1], body=b'{"n":2}')
+    with pytest.raises(JobConflictError if why == "another body" else BatchClosedError):
+        await batch.submit(jobs, not_before_ms=late)
+    assert await redis.zcard(batch.keys.deadlines) == 0
+    assert not await redis.exists(batch.keys.waiting(LANE))
+
+
+async def test_a_job_that_is_submitted_again_keeps_the_deadline_it_has(stage):
+    await stage.begin()
+    redis, batch = stage.batch.redis, stage.batch
+    late = await now_ms(redis) + 3_600_000
+    for deadline_ms in (late, late + 1, 0):
+        await batch.submit([Job(1, "c0", LANE, "chat", b"{}", deadline_ms=deadline_ms)])
+    assert await redis.zrange(batch.keys.deadlines, 0, -1, withscores=True) == [
+        (f"b1\t{batch.job_id('c0')}".encode(), late)
+    ]
 
 
 async def test_deadlines_of_jobs_that_have_ended_are_forgotten_and_a_retry_takes_a_passed_one_off(stage):

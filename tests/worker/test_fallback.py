@@ -455,6 +455,23 @@ async def test_what_an_equal_refused_is_not_brought_back_to_it(stage):
     assert Counter(stage.vendor.posted)[A] <= 60
 
 
+async def test_a_spread_job_takes_the_attempts_it_had_along_when_another_lane_takes_it_over(stage):
+    await stage.begin(1, B, spread=True)
+    tongue, here = stage.batch.tongue, A if (await counts(stage))[0] else B
+    there = B if here == A else A
+    (claimed,) = (await claim(tongue, [Ask(here, 1)], lease_ms=30_000)).jobs
+    await admit(tongue, [Fare(claimed, 10, ("global",))])
+    failed = Settlement(claimed.job_id, claimed.flow, claimed.token, "retry", "release", due="0", attempts=1)
+    await settle(tongue, [failed], results_ttl_ms=1000)
+    assert await move(tongue, claimed.flow, f"farebox:flow:0:b1:{there}", "spread", [claimed.job_id]) == 1
+    overloaded = ProviderOverloadedError("v", "overloaded", status_code=529, own_body=True)
+    stage.vendor.act = {A: raising(overloaded), B: raising(overloaded)}
+    async with stage.process(max_attempts=2):
+        await stage.finished(1, 30)
+    assert Counter(stage.vendor.posted) == {there: 1, here: 2}, "one of two was left there, then anew here"
+    assert [(r.outcome, r.attempts) for r in await stage.results()] == [("failed", 4)]
+
+
 async def test_a_lane_takes_over_only_jobs_that_name_it(stage):
     await stage.begin(50, B, spread=True)
     balance = Balance(stage.batch.tongue, only_batch="")

@@ -6,6 +6,7 @@ import pytest
 from tests.process_support import Stage, until
 
 from farebox.errors import ProviderAuthError
+from farebox.records import Job
 from farebox_worker.dispatch.first_calls import FIRST_CALLS, FirstCalls
 
 SLOTS = 50
@@ -30,6 +31,31 @@ async def test_a_wrong_key_is_met_by_a_handful_of_calls(stage):
         await until(lambda: process.routes.stopped)
         await until(lambda: not process.in_flight)
     assert len(stage.provider.posted) == FIRST_CALLS
+
+
+async def test_many_lanes_of_one_provider_meet_a_wrong_key_together_with_a_handful_of_calls(stage):
+    await stage.begin()
+    lanes = [f"sim:{n}" for n in range(6)]
+    await stage.batch.submit([Job(1, f"{lane}-{n}", lane, "chat", b"{}") for lane in lanes for n in range(5)])
+
+    async def refuse(n):
+        await asyncio.sleep(0.05)
+        raise ProviderAuthError("sim", "no such key", status_code=401, own_body=True)
+
+    stage.provider.act = refuse
+    async with stage.process(concurrency=SLOTS) as process:
+        await until(lambda: process.routes.stopped)
+        await until(lambda: not process.in_flight)
+    assert len(stage.provider.posted) == FIRST_CALLS
+
+
+async def test_many_lanes_of_one_provider_are_all_served_once_it_let_one_in(stage):
+    await stage.begin()
+    lanes = [f"sim:{n}" for n in range(6)]
+    await stage.batch.submit([Job(1, lane, lane, "chat", b"{}") for lane in lanes])
+    async with stage.process(concurrency=SLOTS):
+        await stage.finished(len(lanes))
+    assert len(stage.provider.posted) == len(lanes)
 
 
 async def test_the_first_answer_lets_all_others_go(stage):

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 from redis.exceptions import ResponseError
 from tests.polling import until
 from tests.process_support import COST, HOLD, LANE, Shelf, Stage
@@ -393,7 +394,7 @@ async def test_a_usage_no_counter_can_hold_is_booked_at_the_hold_and_spoils_no_o
     async def lie_once(prepared, *, timeout_s):
         reply = await honest(prepared, timeout_s=timeout_s)
         is_liar = len(stage.provider.posted) == 2
-        return dataclasses.replace(reply, usage=TokenUsage(10**16, 3)) if is_liar else reply
+        return structs.replace(reply, usage=TokenUsage(10**16, 3)) if is_liar else reply
 
     stage.provider.post = lie_once
     await stage.submit(4)

@@ -18,9 +18,7 @@ for i = 5, #ARGV do
     count(set, 'unconfirmed', -amount, day)
     post(ARGV[i], is_charge and 'c' or 'r', id, set, day, short(amount))
     if is_charge then count(set, 'spent', amount, day) end
-    local mark = P .. 'settled:' .. string.sub(ARGV[i], 1, 12)
-    redis.call('HSET', mark, (is_charge and '' or 'r') .. string.sub(ARGV[i], 13), 1)
-    redis.call('PEXPIRE', mark, 86400000)
+    mark(string.sub(ARGV[i], 1, 12), (is_charge and '' or 'r') .. string.sub(ARGV[i], 13), 86400000)
   end
 end
 flush()

@@ -56,6 +56,16 @@ local function flush()
   for _, name in ipairs(freed) do reopen(name) end
 end
 
+local function mark(claim, numbers, ttl)  -- attempts of a claim as settled, their numbers by two spaces, for so many ms
+  local key = P .. 'marks:' .. claim
+  redis.call('APPEND', key, ' ' .. numbers .. ' ')
+  if redis.call('PTTL', key) < ttl then redis.call('PEXPIRE', key, ttl) end
+end
+
+local function is_among(marks, number)
+  return marks and string.find(marks, ' ' .. number .. ' ', 1, true) ~= nil
+end
+
 local function doubt(token, amount, id, flow, set, why)  -- what this attempt cost cannot be known
   why = why ~= '' and why or 'unknown'
   count(set, 'unconfirmed', amount)
@@ -75,5 +85,5 @@ local function read_hold(record)  -- amount, set, the amount as it is written
   local id_ends = string.find(record, '\t', amount_ends + 1, true)
   local flow_ends = string.find(record, '\t', id_ends + 1, true)
   local amount = string.sub(record, 1, amount_ends - 1)
-  return tonumber(amount), flow_ends and string.sub(record, flow_ends + 1) or '', amount
+  return amount + 0, flow_ends and string.sub(record, flow_ends + 1) or '', amount
 end

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 from farebox.fallback import as_asked_in
 from farebox.records import Job, JobEnvelope, decode_job
 from farebox_worker.bus.claim import Claimed
-from farebox_worker.providers.base import Prepared, no_headers
+from farebox_worker.providers.base import NO_HEADERS, Prepared
 from farebox_worker.routes import Route
 
 UNPRICED = -1  # as a hold: admitted only where no limit applies
 
 
-@dataclass(slots=True)
-class Attempt:
+class Attempt(msgspec.Struct, gc=False):
     """A claimed job that is ready to be sent.
 
     While it is in flight its job is the payload it came as and the request made of it, and nothing else.
@@ -27,7 +27,7 @@ class Attempt:
     hold_nusd: int
     scopes: tuple[str, ...]
     status: int | None = None  # of what its provider answered
-    headers: Mapping[str, str] = field(default_factory=no_headers)  # those that steer us: rate limits and Retry-After
+    headers: Mapping[str, str] = NO_HEADERS  # those that steer us: rate limits and Retry-After
     retry_after_s: float | None = None
     is_aborted: bool = False  # its batch was cancelled, and this call with it
     _envelope: JobEnvelope | None = None

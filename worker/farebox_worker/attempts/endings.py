@@ -7,7 +7,8 @@ Nothing here touches Redis or a provider, and nothing decides: `failures.py` jud
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from farebox.errors import ProviderError
 from farebox.fallback import attempts_elsewhere, kind_of, lanes_after, moved
@@ -286,6 +287,7 @@ def _finish(  # noqa: PLR0913 - what a settlement is made of
         result=_dictionary(claimed, attempt.envelope, result, attempt.number, began, is_success=success),
         scopes=attempt.scopes,
         note=note,
+        is_first=attempt.number == 1,
     )
 
 

@@ -7,7 +7,9 @@ refuses was never sent and costs nothing.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
+from collections.abc import Awaitable, Callable
 from functools import lru_cache
 
 import msgspec
@@ -23,7 +25,12 @@ from farebox_worker.attempts.failures import NO_ROOM, Verdict, judge
 from farebox_worker.bus.claim import Claimed
 from farebox_worker.bus.settle import Settlement
 from farebox_worker.clock import clock
+from farebox_worker.events import event
 from farebox_worker.routes import Route
+
+log = logging.getLogger(__name__)
+
+Heeding = Callable[[Attempt, Settlement, Verdict | None, float], Awaitable[None] | None]
 
 POISON_CLAIMS = 20
 MOST_DOUBTS = 2
@@ -72,34 +79,53 @@ def _scopes(batch_id: str, provider_id: str, model_ref: str, tags: tuple[str, ..
     return (GLOBAL, f"batch:{batch_id}", f"provider:{provider_id}", f"model:{model_ref}", *checked)
 
 
-async def send(attempt: Attempt, *, timeout_s: float, max_attempts: int) -> tuple[Settlement, Verdict | None]:
+async def send(
+    attempt: Attempt, *, timeout_s: float, max_attempts: int, then: Heeding | None = None
+) -> tuple[Settlement, Verdict | None]:
     """Send an admitted attempt once; return how to settle it, and the verdict when it failed.
 
     An attempt whose lease has ended by our own clock is not sent, not even when that was while its connection was
-    made. A cancelled task leaves its hold unconfirmed.
+    made. A cancelled task leaves its hold unconfirmed. `then` is told of the end, and what it returns is awaited:
+    one coroutine per call, for each takes 300 bytes while it waits.
     """
     started = time.monotonic()
-    if attempt.is_aborted:
-        return endings.cancelled(attempt), None
-    if clock() >= attempt.deadline:
-        return endings.hand_back(attempt), None
+    verdict: Verdict | None = None
     try:
-        reply = await attempt.route.provider.post(attempt.prepared, timeout_s=timeout_s)
-    except asyncio.CancelledError:
-        end = endings.aborted if attempt.is_aborted else endings.stopped
-        return end(attempt, started), None
-    except ProviderError as error:
-        if isinstance(error, ProviderConnectionError) and not error.sent and clock() >= attempt.deadline:
-            return endings.hand_back(attempt), None  # somebody else's by now
-        attempt.status, attempt.headers, attempt.retry_after_s = error.status_code, error.headers, error.retry_after
-        verdict = judge(
-            error,
-            attempts=attempt.number,
-            doubts=attempt.claimed.doubts,
-            max_attempts=max_attempts,
-            refusals=attempt.route.patience.refused(started) if error.code == NO_ROOM else 1,
-        )
-        return endings.failed(attempt, error, verdict, started), verdict
-    attempt.status, attempt.headers = reply.status_code, reply.headers
-    attempt.route.patience.answered()
-    return endings.answered(attempt, reply, started), None
+        if attempt.is_aborted:
+            settlement = endings.cancelled(attempt)
+        elif clock() >= attempt.deadline:
+            settlement = endings.hand_back(attempt)
+        else:
+            try:
+                reply = await attempt.route.provider.post(attempt.prepared, timeout_s=timeout_s)
+            except asyncio.CancelledError:
+                settlement = (endings.aborted if attempt.is_aborted else endings.stopped)(attempt, started)
+            except ProviderError as error:
+                settlement, verdict = _failed(attempt, error, started, max_attempts)
+            else:
+                attempt.status, attempt.headers = reply.status_code, reply.headers
+                attempt.route.patience.answered()
+                settlement = endings.answered(attempt, reply, started)
+    except Exception as error:  # an adapter's bug: the call may have been sent, so its money stays owed
+        extra = event("crashed", job=attempt.claimed.job_id, lane=attempt.route.lane, at="send")
+        log.exception("sending %s failed", attempt.claimed.job_id, extra=extra)
+        settlement, verdict = endings.broken(attempt, error), None
+    if then is not None and (heeding := then(attempt, settlement, verdict, time.monotonic() - started)) is not None:
+        await heeding
+    return settlement, verdict
+
+
+def _failed(
+    attempt: Attempt, error: ProviderError, started: float, max_attempts: int
+) -> tuple[Settlement, Verdict | None]:
+    if isinstance(error, ProviderConnectionError) and not error.sent and clock() >= attempt.deadline:
+        return endings.hand_back(attempt), None  # somebody else's by now
+    attempt.status, attempt.headers, attempt.retry_after_s = error.status_code, error.headers, error.retry_after
+    verdict = judge(
+        error,
+        attempts=attempt.number,
+        doubts=attempt.claimed.doubts,
+        max_attempts=max_attempts,
+        refusals=attempt.route.patience.refused(started) if error.code == NO_ROOM else 1,
+    )
+    return endings.failed(attempt, error, verdict, started), verdict

@@ -124,6 +124,47 @@ local function pick(lane)  -- the flow whose turn it is, and how many flows shar
   return first, redis.call('ZCOUNT', opened, int(band), '(' .. int(band + 1e14))
 end
 
+local function head_of(lane)  -- the flow that waits for the soonest time, and that time
+  local head = redis.call('ZRANGE', P .. 'wait:' .. lane, 0, 0, 'WITHSCORES')
+  return head[1], tonumber(head[2])
+end
+
+local function look_ahead(lane)  -- when its next job becomes due
+  for _ = 1, 16 do  -- the head may be out of date: its flow may be empty by now, or wait for later
+    local flow, due = head_of(lane)
+    if not flow then return end
+    local soonest = redis.call('ZRANGE', flow, 0, 0, 'WITHSCORES')[2]
+    if soonest and tonumber(soonest) <= due then
+      if not next_due or due < next_due then next_due = due end
+      return
+    end
+    redis.call('ZREM', P .. 'wait:' .. lane, flow)
+    if soonest then later(flow, tonumber(soonest)) end
+  end
+end
+
+local resting = {}  -- by lane that has no work: when it may have some
+
+local function may_have_work(lane)
+  if redis.call('EXISTS', P .. 'open:' .. lane) == 1 then return true end
+  local _, due = head_of(lane)
+  resting[lane] = due and due > now and due or nil
+  return due ~= nil and due <= now
+end
+
+local function look_ahead_of_all()  -- only at those that may be the next: there may be many
+  repeat
+    local next_lane, soonest = nil, next_due or math.huge
+    for lane, due in pairs(resting) do
+      if due < soonest then next_lane, soonest = lane, due end
+    end
+    if next_lane then
+      resting[next_lane] = nil
+      look_ahead(next_lane)
+    end
+  until not next_lane
+end
+
 local function wake(lane)  -- flows whose next job has become due
   local waiting = P .. 'wait:' .. lane
   for _, flow in ipairs(redis.call('ZRANGEBYSCORE', waiting, '-inf', int(now), 'LIMIT', 0, 1000)) do
@@ -131,17 +172,7 @@ local function wake(lane)  -- flows whose next job has become due
     local soonest = redis.call('ZRANGE', flow, 0, 0, 'WITHSCORES')
     if soonest[2] and (tonumber(soonest[2]) <= now) then open(flow) elseif soonest[2] then later(flow, tonumber(soonest[2])) end
   end
-  for _ = 1, 16 do  -- the head may be out of date: its flow may be empty by now, or wait for later
-    local head = redis.call('ZRANGE', waiting, 0, 0, 'WITHSCORES')
-    if not head[2] then return end
-    local soonest = redis.call('ZRANGE', head[1], 0, 0, 'WITHSCORES')[2]
-    if soonest and tonumber(soonest) <= tonumber(head[2]) then
-      if not next_due or tonumber(head[2]) < next_due then next_due = tonumber(head[2]) end
-      return
-    end
-    redis.call('ZREM', waiting, head[1])
-    if soonest then later(head[1], tonumber(soonest)) end
-  end
+  look_ahead(lane)
 end
 
 local function wait_until(due)
@@ -240,6 +271,7 @@ local function serve(lane, slots)  -- returns how many it took
 end
 
 local function visit(lane, free, most)
+  if not may_have_work(lane) then return end  -- its pace is not read: it may be one of many
   local pace, provider = paces_of(lane)
   local paused = math.max(pace.paused, provider.paused)
   if paused > now then
@@ -270,6 +302,7 @@ for n = 0, asked - 1 do  -- another lane first each time, for lanes may share wh
   local i = 8 + 3 * ((n + seq) % asked)
   visit(ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]))
 end
+look_ahead_of_all()
 write_paces()
 if taken > 0 then redis.call('SET', P .. 'claim:' .. claim, table.concat(record), 'PX', int(lease)) end
 answer[3] = next_due and int(next_due) or 0

@@ -6,6 +6,8 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from farebox.scripts import Argument, Tongue
 from farebox_worker.bus.pause import UNTIL_RESUMED_MS
 from farebox_worker.bus.scripts import CLAIM
@@ -22,8 +24,7 @@ class Ask:
     max_in_flight: int = 0
 
 
-@dataclass(slots=True)
-class Claimed:
+class Claimed(msgspec.Struct, gc=False):
     """A job leased to this process.
 
     `token` names the attempt; `score` is the place to go back to; `attempts` were admitted before; `doubts` of them

@@ -8,15 +8,17 @@ local ROUNDS_AT_CEILING = 50  -- a refusal there costs a pause, so it is tried r
 local CEILING_MS = 30000  -- and for so long: a refusal by chance must not bound the lane for good
 local felts = {}
 
-local function feel(lane, token, is_answer, words)
+local function felt_of(lane)
   local felt = felts[lane]
   if not felt then
-    felt = {answers = 0, refused = 0, unsent = 0, tokens = 0, left = {}, tried = {}}
+    felt = {answers = 0, refused = 0, unsent = 0, tokens = 0, left = {}}
     felts[lane] = felt
   end
-  felt.tried[token] = is_answer
-  if is_answer then felt.answers = felt.answers + 1 end
-  if words == '' then return end
+  return felt
+end
+
+local function feel(lane, words)
+  local felt = felt_of(lane)
   for word, value in string.gmatch(words, '(%a+):?(%S*)') do
     if word == 'unsent' then
       felt.unsent = felt.unsent + 1
@@ -78,9 +80,9 @@ local function adapt(pace, lane, felt)
   end
 end
 
-local function end_probe(provider, tried)  -- the account pays again: everybody may go on
+local function end_probe(provider, is_answered)  -- the account pays again: everybody may go on
   local token = provider.probe and string.sub(provider.probe, 1, 16)
-  if not token or not tried[token] then return end
+  if not token or not is_answered(token) then return end
   redis.call('HDEL', provider.key, 'probing', 'probe')
   local id = string.sub(provider.key, #P + 10)
   for _, lane in ipairs(redis.call('SMEMBERS', P .. 'lanes')) do
@@ -91,7 +93,7 @@ local function end_probe(provider, tried)  -- the account pays again: everybody 
   end
 end
 
-local function apply_felts()  -- while the leases of the group still count
+local function apply_felts(is_answered)  -- a token, by this group; while the leases of the group still count
   for lane, felt in pairs(felts) do
     local pace, provider = paces_of(lane)
     for _, one in ipairs({pace, provider}) do
@@ -101,7 +103,7 @@ local function apply_felts()  -- while the leases of the group still count
     if pace.rpm > 0 and felt.left[1] and felt.left[1] < pace.requests then change(pace, 'requests', felt.left[1]) end
     if pace.tpm > 0 and felt.left[2] and felt.left[2] < pace.tokens then change(pace, 'tokens', felt.left[2]) end
     adapt(pace, lane, felt)
-    if provider.probing then end_probe(provider, felt.tried) end
+    if provider.probing then end_probe(provider, is_answered) end
   end
   write_paces()
 end

@@ -48,10 +48,17 @@ class Pace:
         """Say what is used of what is allowed."""
         words = []
         if self.rates.rpm:
-            words.append(f"{self.requests:,}/{self.rates.rpm:,} rpm")
+            words.append(f"{_short(self.requests)}/{_short(self.rates.rpm)} rpm")
         if self.rates.tpm:
-            words.append(f"{self.tokens:,}/{self.rates.tpm:,} tpm")
+            words.append(f"{_short(self.tokens)}/{_short(self.rates.tpm)} tpm")
         return ", ".join(words)
+
+
+def _short(count: int) -> str:
+    """Write a large number for a narrow column: 15k, 2.5M."""
+    if count < 10_000:
+        return f"{count:,}"
+    return f"{count / 1000:.0f}k" if count < 999_500 else f"{count / 1_000_000:.3g}M"
 
 
 async def tune(

@@ -14,9 +14,8 @@ for i = 1, tonumber(ARGV[5]) do names[i] = ARGV[5 + i] end
 local first = 6 + #names
 
 local function is_settled(token)  -- or released by an operator
-  local field = string.sub(token, 13)
-  local marks = redis.call('HMGET', P .. 'settled:' .. string.sub(token, 1, 12), field, 'r' .. field)
-  return marks[1] or marks[2]
+  local number, marks = string.sub(token, 13), redis.call('GET', P .. 'marks:' .. string.sub(token, 1, 12))
+  return is_among(marks, number) or is_among(marks, 'r' .. number)
 end
 
 local function lease(id, flow, token)

@@ -2,9 +2,9 @@
 --
 -- ARGV[4]  how long results are kept, in ms
 -- ARGV[5]  number of scopes     ARGV[6]  number of manners; then the names of the scopes
--- then per manner, which is what many attempts of a group share, 8: flow, action, money, why (of unconfirmed money) or "",
+-- then per manner, which is what many attempts of a group share, 9: flow, action, money, why (of unconfirmed money) or "",
 --   delay in ms or score to go back to, outcome or attempts so far, scope positions (from 1, by ","), what the job's history
---   keeps of it (see keys.py) or ""
+--   keeps of it (see keys.py) or "", "1" when no attempt at the job was counted before
 -- then per attempt (9): id, token, number of its manner, amount in nano-dollars, input tokens, output tokens, result,
 --   note for the journal, what its lane felt (see felt.lua) or ""
 --
@@ -22,7 +22,7 @@
 -- repeat whose attempt still runs finishes its job.
 -- A late answer finishes its job; another attempt at it that is claimed but not admitted is lost then, and a flow that
 -- parked for it is tried again.
-local names, manners = {}, {}
+local names, manners, streams = {}, {}, {}
 for i = 1, tonumber(ARGV[5]) do names[i] = ARGV[6 + i] end
 
 local function set_at(positions)
@@ -35,13 +35,16 @@ local first = 7 + #names
 for n = 1, tonumber(ARGV[6]) do
   local flow, action, money, outcome = ARGV[first], ARGV[first + 1], ARGV[first + 2], ARGV[first + 5]
   local _, batch, lane = parts(flow)
+  local set = set_at(ARGV[first + 6])
+  streams[batch] = streams[batch] or {}
   manners[string.format('%d', n)] = {
-    flow = flow, batch = batch, lane = lane, set = set_at(ARGV[first + 6]), why = ARGV[first + 3], due = ARGV[first + 4],
+    flow = flow, batch = batch, lane = lane, set = set, why = ARGV[first + 3], due = ARGV[first + 4],
     action = action, is_answer = action == 'finish' and string.find(outcome, '^succeeded') ~= nil, history = ARGV[first + 7],
-    money = money, is_billed = money == 'actual' or money == 'unpriced',
-    outcome = outcome, ending = string.match(outcome, '^%S*'), finished = 0,
+    money = money, is_billed = money == 'actual' or money == 'unpriced', is_sweep = action == 'sweep',
+    outcome = outcome, ending = string.match(outcome, '^%S*'), is_first = ARGV[first + 8] == '1',
+    counts = tally_of(set, today), stream = streams[batch], answered = 0, finished = 0, ended = {}, gone = {},
   }
-  first = first + 8
+  first = first + 9
 end
 
 local function add(map, key, value, another)
@@ -54,75 +57,68 @@ local function add(map, key, value, another)
   list[n + 1], list[n + 2] = value, another
 end
 
-local ids, tokens, manner_of, running_keys, job_keys = {}, {}, {}, {}, {}
+local ids, tokens, manner_of, running_keys, job_keys, attempts = {}, {}, {}, {}, {}, 0
 for at = first, #ARGV, 9 do
-  local n, id = #ids + 1, ARGV[at]
+  local n, id = attempts + 1, ARGV[at]
   ids[n], tokens[n], manner_of[n] = id, ARGV[at + 1], manners[ARGV[at + 2]]
   running_keys[n], job_keys[n] = 'arq:in-progress:' .. id, 'arq:job:' .. id
+  attempts = n
 end
 
-local answer, batches, streams = {seq}, {}, {}
-local finished, histories = {}, {}
+local answer, batches = {seq}, {}
+local finished, results, histories = {}, {}, {}
 local gone_keys, gone_strikes, gone_flow, gone_lease, gone_deadlines = {}, {}, {}, {}, {}
 local repeats, marks = {}, {}  -- by number of the attempt, by claim
 
 local function read_marks()  -- what of the group was settled before
-  local asked, seen = {}, {}
-  for n = 1, #ids do
+  local known, seen = {}, {}
+  for n = 1, attempts do
     local token = tokens[n]
-    if manner_of[n].action ~= 'sweep' then
-      local claim = string.sub(token, 1, 12)
-      local of = asked[claim]
-      if not of then
-        of = {numbers = {}, fields = {}}
-        asked[claim] = of
+    if not manner_of[n].is_sweep then
+      local claim, number = string.sub(token, 1, 12), string.sub(token, 13)
+      if known[claim] == nil then
+        known[claim] = redis.call('GET', P .. 'marks:' .. claim)
+        marks[claim] = {}
       end
-      local i = #of.numbers + 1
-      of.numbers[i], of.fields[i] = n, string.sub(token, 13)
-      repeats[n] = seen[token]
-      seen[token] = true
-    end
-  end
-  for claim, of in pairs(asked) do
-    local known = redis.call('HMGET', P .. 'settled:' .. claim, unpack(of.fields))
-    for i = 1, #known do
-      local n = of.numbers[i]
-      if known[i] then repeats[n] = true end
-      if not repeats[n] then add(marks, claim, of.fields[i], '1') end
+      if seen[token] or known[claim] and is_among(known[claim], number) then
+        repeats[n] = true
+      else
+        seen[token] = true
+        local fresh = marks[claim]
+        fresh[#fresh + 1] = number
+      end
     end
   end
 end
 
 local function write_marks()
-  for claim, fields in pairs(marks) do
-    redis.call('HSET', P .. 'settled:' .. claim, unpack(fields))
-    if redis.call('PTTL', P .. 'settled:' .. claim) < 600000 then  -- not shorter than `confirm` says
-      redis.call('PEXPIRE', P .. 'settled:' .. claim, 600000)
-    end
+  for claim, fresh in pairs(marks) do
+    if #fresh > 0 then mark(claim, table.concat(fresh, '  '), 600000) end
   end
 end
 
 local function read_running()  -- per job of the group: token and flow of the attempt that runs, or ""
   local found = {}
-  local values = #ids > 0 and redis.call('MGET', unpack(running_keys)) or {}
-  for n = 1, #ids do found[ids[n]] = values[n] or '' end
+  local values = attempts > 0 and redis.call('MGET', unpack(running_keys)) or {}
+  for n = 1, attempts do found[ids[n]] = values[n] or '' end
   return found
 end
 
 read_marks()
 local running, gone_holds, gone_doubts = read_running(), {}, {}
-local holds = #ids > 0 and redis.call('HMGET', P .. 'holds', unpack(tokens)) or {}
+local holds = attempts > 0 and redis.call('HMGET', P .. 'holds', unpack(tokens)) or {}
 
 local function book(n, kind, set, day, hold, hold_text, manner)  -- the attempt was answered
   local at = first + 9 * n - 9
   local amount_text, text_in, text_out = ARGV[at + 3], ARGV[at + 4], ARGV[at + 5]
-  local amount, is_unpriced = tonumber(amount_text), manner.money == 'unpriced'
+  local amount, is_unpriced = amount_text + 0, manner.money == 'unpriced'  -- arithmetic reads numbers faster than tonumber
   if hold == 0 and is_unpriced then hold = nil end  -- nobody said that it would cost nothing
-  local then_counts, counts = tally_of(set, day), tally_of(set, today)
+  local counts = set == manner.set and manner.counts or tally_of(set, today)
+  local then_counts = day == today and counts or tally_of(set, day)
   then_counts.spent = then_counts.spent + amount
   counts.calls = counts.calls + 1
-  counts.input_tokens = counts.input_tokens + tonumber(text_in)
-  counts.output_tokens = counts.output_tokens + tonumber(text_out)
+  counts.input_tokens = counts.input_tokens + text_in
+  counts.output_tokens = counts.output_tokens + text_out
   if is_unpriced then count(set, 'unpriced', 1) end
   if hold and amount > hold then count(set, 'overrun', amount - hold) end
   post(tokens[n], kind, ids[n], set, day, amount_text ~= '0' and amount_text or '',
@@ -135,7 +131,7 @@ local function move_money(n, manner)
   if holds[n] then
     local hold, set, hold_text = read_hold(holds[n])
     gone_holds[#gone_holds + 1] = token
-    local counts = tally_of(set, today)
+    local counts = set == manner.set and manner.counts or tally_of(set, today)
     counts.held = counts.held - hold
     if manner.is_billed then
       book(n, 's', set, today, hold, hold_text, manner)
@@ -184,16 +180,17 @@ end
 local has_strikes, has_deadlines = nil, redis.call('EXISTS', P .. 'deadlines') == 1  -- strikes are known when the money is booked
 local expires = int(now + tonumber(ARGV[4]))
 
-local function finish(n, manner, flow)
+local function finish(n, manner, flow, mine)
   local id, result = ids[n], ARGV[first + 9 * n - 3]
   if not is_open(id) then return false end
   finished[id] = true
-  add(gone_flow, flow, id)
-  if result ~= '' then redis.call('SET', 'arq:result:' .. id, result, 'PXAT', expires) end
+  if flow == manner.flow then manner.gone[#manner.gone + 1] = id else add(gone_flow, flow, id) end
+  local kept, told, gone = #results, #manner.stream, #gone_keys
+  if result ~= '' then results[kept + 1], results[kept + 2] = 'arq:result:' .. id, result end
   manner.finished = manner.finished + 1
-  add(streams, manner.batch, id, manner.ending)
-  local gone = #gone_keys
-  gone_keys[gone + 1], gone_keys[gone + 2] = job_keys[n], 'arq:retry:' .. id
+  manner.stream[told + 1], manner.stream[told + 2] = id, manner.ending
+  gone_keys[gone + 1] = job_keys[n]
+  if not (mine and manner.is_first) then gone_keys[gone + 2] = 'arq:retry:' .. id end
   if has_strikes then
     gone_strikes[#gone_strikes + 1] = id .. ':doubts'
     gone_strikes[#gone_strikes + 1] = id .. ':claims'
@@ -256,21 +253,30 @@ local function move(id, manner, payload)
   if due <= 0 then open(goal) else later(goal, now + due) end
 end
 
-for n = 1, #ids do
+for n = 1, attempts do
   local manner = manner_of[n]
-  if manner.action ~= 'sweep' and not repeats[n] then
+  if not manner.is_sweep and not repeats[n] then
+    local felt = ARGV[first + 9 * n - 1]
     move_money(n, manner)
-    feel(manner.lane, tokens[n], manner.is_answer, ARGV[first + 9 * n - 1])
+    if manner.is_answer then manner.answered = manner.answered + 1 end
+    if felt ~= '' then feel(manner.lane, felt) end
   end
 end
-apply_felts()
+for _, manner in pairs(manners) do
+  if manner.answered > 0 then felt_of(manner.lane).answers = felt_of(manner.lane).answers + manner.answered end
+end
+apply_felts(function(token)
+  for n = 1, attempts do
+    if tokens[n] == token and manner_of[n].is_answer and not repeats[n] then return true end
+  end
+end)
 has_strikes = redis.call('EXISTS', P .. 'strikes') == 1
 write_marks()  -- not before: what fails until here has written nothing, and may be sent again
 each(gone_holds, function(...) redis.call('HDEL', P .. 'holds', ...) end)
 each(gone_doubts, function(...) redis.call('HDEL', P .. 'unconfirmed', ...) end)
 flush()
 
-for n = 1, #ids do
+for n = 1, attempts do
   local id, manner = ids[n], manner_of[n]
   local flow, action = manner.flow, manner.action
   local mine = running[id] == tokens[n] .. flow
@@ -286,13 +292,13 @@ for n = 1, #ids do
   else
     if mine then
       gone_keys[#gone_keys + 1] = running_keys[n]
-      add(gone_lease, manner.lane, id)
+      manner.ended[#manner.ended + 1] = id
       running[id] = ''
     end
     if manner.history ~= '' and not repeats[n] then remember(id, manner.history) end
     if manner.is_answer or mine and action == 'finish' then
       local place = mine and flow or place_of(id, manner)
-      if not finish(n, manner, place) then verdict = 'money' elseif not mine then forestall(id, place) end
+      if not finish(n, manner, place, mine) then verdict = 'money' elseif not mine then forestall(id, place) end
     elseif mine and action == 'move' then
       move(id, manner, ARGV[first + 9 * n - 3])
     elseif mine then
@@ -304,6 +310,18 @@ for n = 1, #ids do
   answer[n + 1] = verdict
 end
 
+local function has_msetex()  -- Valkey 9.1 and Redis 8.4 have it; Valkey calls itself Redis 7.2 too
+  local valkey = redis.VALKEY_VERSION_NUM
+  return (valkey or redis.REDIS_VERSION_NUM or 0) >= (valkey and 0x90100 or 0x80400)
+end
+
+local stored = #results
+if stored > 0 and stored < SLICE and has_msetex() then
+  results[stored + 1], results[stored + 2] = 'PXAT', expires
+  redis.call('MSETEX', stored / 2, unpack(results))
+else
+  for i = 1, stored, 2 do redis.call('SET', results[i], results[i + 1], 'PXAT', expires) end
+end
 for batch, stream in pairs(streams) do each(stream, function(...) redis.call('XADD', P .. 'results:' .. batch, '*', ...) end) end
 each(gone_keys, function(...) redis.call('DEL', ...) end)
 each(histories, function(...)
@@ -314,6 +332,10 @@ each(gone_deadlines, function(...) redis.call('ZREM', P .. 'deadlines', ...) end
 each(gone_strikes, function(...) redis.call('HDEL', P .. 'strikes', ...) end)
 for flow, ids in pairs(gone_flow) do each(ids, function(...) redis.call('ZREM', flow, ...) end) end
 for lane, ids in pairs(gone_lease) do each(ids, function(...) redis.call('ZREM', P .. 'leases:' .. lane, ...) end) end
+for _, manner in pairs(manners) do
+  each(manner.gone, function(...) redis.call('ZREM', manner.flow, ...) end)
+  each(manner.ended, function(...) redis.call('ZREM', P .. 'leases:' .. manner.lane, ...) end)
+end
 
 local function retain(batch, record)  -- the last job has ended: retention starts
   local kept = {'batch:', 'flows:', 'ids:', 'limit:batch:', 'limit:day:batch:', 'limit:month:batch:'}

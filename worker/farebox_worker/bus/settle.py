@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from farebox.scripts import Argument, Tongue
 from farebox_worker.bus.places import Places
@@ -13,10 +14,10 @@ from farebox_worker.bus.scripts import SETTLE
 Action = Literal["finish", "retry", "return", "sweep", "move"]
 Money = Literal["actual", "release", "unconfirmed", "unpriced"]
 NOTE_LETTERS = 200
+PART_LETTERS = 120
 
 
-@dataclass(slots=True)  # not frozen: one is made for each job, at a third of the cost
-class Settlement:
+class Settlement(msgspec.Struct, gc=False):
     """How one attempt ended.
 
     action: finish the job (with `outcome` and `result`), retry it `due` ms from now (by the server's clock) after
@@ -28,6 +29,7 @@ class Settlement:
     note: what the journal says of a booking beside its amounts, by `booking_note`; cut to 200 characters.
     history: what the job's history keeps of this attempt.
     felt: what the lane's pace learns from it.
+    is_first: no attempt at the job was counted before, so that nothing counts them.
     """
 
     job_id: str
@@ -47,11 +49,16 @@ class Settlement:
     note: str = ""
     history: bytes = b""
     felt: str = ""
+    is_first: bool = False
 
 
 def booking_note(*parts: str | int) -> str:
     """Join what a provider and a price table said into a journal's note; hostile characters and lengths are cut."""
-    return "\t".join(_clean(str(part) if part else "")[:120] for part in parts)
+    texts = [str(part) if part else "" for part in parts]
+    plain = "".join(texts)
+    if len(plain) <= PART_LETTERS and plain.isprintable():
+        return "\t".join(texts)
+    return "\t".join([_clean(text)[:PART_LETTERS] for text in texts])
 
 
 def _clean(text: str) -> str:
@@ -75,7 +82,7 @@ async def settle(tongue: Tongue, group: Sequence[Settlement], *, results_ttl_ms:
     attempts: list[Argument] = []
     for s in group:
         outcome = s.attempts if s.action == "retry" else s.outcome
-        manner = (s.flow, s.action, s.money, s.why, s.due, outcome, places.of(s.scopes), s.history)
+        manner = (s.flow, s.action, s.money, s.why, s.due, outcome, places.of(s.scopes), s.history, int(s.is_first))
         attempts += (
             s.job_id,
             s.token,

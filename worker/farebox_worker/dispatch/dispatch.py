@@ -10,14 +10,15 @@ import asyncio
 import logging
 import random
 import secrets
-import time
 from collections import Counter
+from collections.abc import Awaitable
 from functools import lru_cache
 
 from farebox.errors import LedgerError
 from farebox.scripts import Tongue
 from farebox_worker.attempts import endings, sending
 from farebox_worker.attempts.attempt import UNPRICED, Attempt
+from farebox_worker.attempts.failures import Verdict
 from farebox_worker.bus.admit import Fare, admit
 from farebox_worker.bus.claim import Ask, Claimed, Claims, claim
 from farebox_worker.bus.settle import Settlement
@@ -73,13 +74,14 @@ class Dispatch:
         self._worker = settings.worker
         self._routes = routes
         self.only_batch = only_batch
-        self._lane_of = lru_cache(maxsize=4096)(lambda flow: tongue.keys.parts_of_flow(flow)[2])
+        self._parts_of = lru_cache(maxsize=4096)(tongue.keys.parts_of_flow)
         self._in_flight: dict[str, int] = {}
         self.lanes: set[str] = set()
         self.running: dict[str, Attempt] = {}
-        self.sending: dict[str, asyncio.Task[None]] = {}
+        self.sending: dict[str, asyncio.Task[object]] = {}
         self.complete = self.failed = self.retried = 0
         self._is_stopping = self._is_halted = False
+        self._then = self._called  # bound once for all calls
         self._first_calls = FirstCalls()
         self._pacing = Pacing(tongue, routes, settings.providers)
         self.recent = Recent()
@@ -165,7 +167,7 @@ class Dispatch:
 
     async def abort_cancelled(self) -> None:
         """End the calls of batches that were cancelled with `--now`; what they cost stays unconfirmed."""
-        batches = sorted({self._tongue.keys.parts_of_flow(one.claimed.flow)[1] for one in self.running.values()})
+        batches = sorted({self._parts_of(one.claimed.flow)[1] for one in self.running.values()})
         if not batches:
             return
         async with self._tongue.redis.pipeline(transaction=False) as pipe:
@@ -174,7 +176,7 @@ class Dispatch:
             aborted = {batch for batch, is_so in zip(batches, await pipe.execute(), strict=True) if is_so}
         for token, task in list(self.sending.items()):
             one = self.running.get(token)
-            if one and not one.is_aborted and self._tongue.keys.parts_of_flow(one.claimed.flow)[1] in aborted:
+            if one and not one.is_aborted and self._parts_of(one.claimed.flow)[1] in aborted:
                 one.is_aborted = True
                 asyncio.get_running_loop().call_soon(task.cancel)  # after its first step: else it would never settle
 
@@ -244,11 +246,12 @@ class Dispatch:
             self._admitted(one, verdict.word)
 
     def _prepare(self, claimed: Claimed, deadline: float) -> Attempt | Settlement:
-        _, batch_id, lane = self._tongue.keys.parts_of_flow(claimed.flow)
+        _, batch_id, lane = self._parts_of(claimed.flow)
         self._in_flight[lane] = self._in_flight.get(lane, 0) + 1
         self.witness.claimed(claimed, lane)
         route = self._routes.find(lane)
-        if route is None:  # its provider was stopped between the claim and here
+        # its provider was stopped between the claim and here, or others of its lanes make the first calls
+        if route is None or self._first_calls.is_over(route.entry.provider_id, self._in_flight):
             return Settlement(claimed.job_id, claimed.flow, claimed.token, "return", "release", due=claimed.score)
         try:
             return sending.prepare(claimed, batch_id, route, deadline=deadline)
@@ -259,8 +262,7 @@ class Dispatch:
 
     def _admitted(self, one: Attempt, word: str) -> None:
         if word == "ok":
-            self.running[one.claimed.token] = one
-            self.sending[one.claimed.token] = asyncio.create_task(self._send(one), name=one.claimed.token)
+            self._send(one)
         elif word == "cancelled":
             self.settler.put(endings.cancelled(one))
         elif word == "unpriced":
@@ -274,39 +276,56 @@ class Dispatch:
 
     # --- send and settle ----------------------------------------------------------------------------------------
 
-    async def _send(self, one: Attempt) -> None:
-        timeout_s = self._worker.request_timeout_s
-        if one.route.lane.endswith("@flex"):
-            timeout_s = max(timeout_s, FLEX_TIMEOUT_S)
+    def _send(self, one: Attempt) -> None:
+        token = one.claimed.token
+        timeout_s = max(self._worker.request_timeout_s, FLEX_TIMEOUT_S if one.route.lane.endswith("@flex") else 0.0)
         if self._is_halted:
             one.deadline = 0.0
         self.witness.sent(one)
         self._first_calls.sent(one.route.entry.provider_id)
-        began_s = time.monotonic()
-        try:
-            settlement, verdict = await sending.send(one, timeout_s=timeout_s, max_attempts=self._worker.max_attempts)
-        except Exception as error:  # an adapter's bug: the call may have been sent, so its money stays owed
-            extra = event("crashed", job=one.claimed.job_id, lane=one.route.lane, at="send")
-            log.exception("sending %s failed", one.claimed.job_id, extra=extra)
-            settlement, verdict = endings.broken(one, error), None
-        took_s = time.monotonic() - began_s
+        call = sending.send(one, timeout_s=timeout_s, max_attempts=self._worker.max_attempts, then=self._then)
+        self.running[token] = one
+        self.sending[token] = asyncio.create_task(call, name=token)
+
+    def _called(
+        self, one: Attempt, settlement: Settlement, verdict: Verdict | None, took_s: float
+    ) -> Awaitable[None] | None:
+        """Hand a call's settlement over; where it means something for others, return what is to be awaited first."""
+        lane = one.route.lane
         self.witness.called(one, settlement, verdict, took_s)
         is_let_in = verdict is None or (verdict.action != "stop_provider" and verdict.failure_class != "unreachable")
         if is_let_in and self._first_calls.let_in(one.route.entry.provider_id):
             self.bells.ring()
         if verdict is None and settlement.action == "finish":
-            self.balance.answered(one.route.lane, took_s)
+            self.balance.answered(lane, took_s)
         settlement.felt = self._pacing.felt(one, settlement, verdict, took_s)
-        try:  # what it means for others comes before its slot is free for the next one
-            if settlement.money == "actual" and settlement.amount_nusd > one.hold_nusd != UNPRICED:
+        is_overrun = settlement.money == "actual" and settlement.amount_nusd > one.hold_nusd != UNPRICED
+        if verdict is not None or is_overrun:
+            return self._heed(one, settlement, verdict, took_s, is_overrun=is_overrun)
+        self.steering.unreachable.pop(lane, None)
+        self._let_go(one, settlement)
+        return self._news(one)
+
+    async def _heed(
+        self, one: Attempt, settlement: Settlement, verdict: Verdict | None, took_s: float, *, is_overrun: bool
+    ) -> None:
+        """Do what a call means for others before its slot is free for the next one."""
+        try:
+            if is_overrun:
                 await self.steering.stop_at_overrun(one, settlement.amount_nusd)
             await self.steering.heed(one, verdict, took_s)
         finally:
-            self.sending.pop(one.claimed.token, None)
-            self.settler.put(settlement)
-            one.let_go()
-        if one.headers:
-            await quietly(self._pacing.learn(one), one.route.lane)
+            self._let_go(one, settlement)
+        if news := self._news(one):
+            await news
+
+    def _let_go(self, one: Attempt, settlement: Settlement) -> None:
+        self.sending.pop(one.claimed.token, None)
+        self.settler.put(settlement)
+        one.let_go()
+
+    def _news(self, one: Attempt) -> Awaitable[None] | None:
+        return quietly(news, one.route.lane) if (news := self._pacing.learn(one)) else None
 
     def _on_settled(self, settlement: Settlement, word: str) -> None:
         one = self.running.pop(settlement.token, None)
@@ -321,6 +340,9 @@ class Dispatch:
                 self.complete += 1
             else:
                 self.failed += 1
+
+    def _lane_of(self, flow: str) -> str:
+        return self._parts_of(flow)[2]
 
     def _free(self, flow: str) -> None:
         self._in_flight[self._lane_of(flow)] -= 1

@@ -30,6 +30,13 @@ class FirstCalls:
         calls = [in_flight.get(lane, 0) for lane in lanes if lane.partition(":")[0] == provider_id]
         return math.ceil(max(0, FIRST_CALLS - sum(calls)) / max(1, len(calls)))  # its lanes share them
 
+    def is_over(self, provider_id: str, in_flight: Mapping[str, int]) -> bool:
+        """Whether more is in flight than may be: each of many lanes was asked for one call, and several had one."""
+        if self.room(provider_id, (), in_flight) is None:
+            return False
+        calls = (count for lane, count in in_flight.items() if lane.partition(":")[0] == provider_id)
+        return sum(calls) > FIRST_CALLS
+
     def sent(self, provider_id: str) -> None:
         """A call is on its way."""
         if provider_id not in self._known:

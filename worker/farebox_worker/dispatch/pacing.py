@@ -6,7 +6,7 @@ goes with their settlement.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 
 from farebox.scripts import Tongue
 from farebox_worker.attempts.attempt import Attempt
@@ -19,6 +19,7 @@ from farebox_worker.settings import ProviderSettings
 _CUTS = frozenset({"rate_limit", "timeout"})
 _FULL = frozenset({503, 529})  # no room now, where other 5xx are faults
 _NEVER_SENT = frozenset({"unreachable", "config"})
+_NOTHING = Rates()
 
 
 class Pacing:
@@ -60,12 +61,16 @@ class Pacing:
         self._told.update(route.lane for route in fresh)
         self._epoch = self._tongue.epoch
 
-    async def learn(self, one: Attempt) -> None:
-        """Tell what the headers of an answer allow, when it is news. Raises: LedgerError; redis errors pass through."""
-        rates, lane = rates_in(one.headers), one.route.lane
-        if rates != Rates() and self._seen.get(lane) != rates:
-            self._seen[lane] = rates
-            await tune(self._tongue, lanes={lane: rates}, seen=True)
+    def learn(self, one: Attempt) -> Awaitable[None] | None:
+        """Tell what the headers of an answer allow; None when it is no news.
+
+        Awaited, it raises: LedgerError; redis errors pass through.
+        """
+        rates, lane = rates_in(one.headers) if one.headers else _NOTHING, one.route.lane
+        if rates == _NOTHING or self._seen.get(lane) == rates:
+            return None
+        self._seen[lane] = rates
+        return tune(self._tongue, lanes={lane: rates}, seen=True)
 
     def felt(self, one: Attempt, settlement: Settlement, verdict: Verdict | None, seconds: float) -> str:
         """Say what an admitted attempt, sent so many seconds ago, tells of its lane's pace."""
@@ -87,8 +92,8 @@ class Pacing:
         )
 
     def _is_metered(self, route: Route) -> bool:
-        shared = self._providers.get(route.entry.provider_id, Rates())
-        return bool(route.entry.tpm or shared.tpm or self._seen.get(route.lane, Rates()).tpm)
+        shared = self._providers.get(route.entry.provider_id, _NOTHING)
+        return bool(route.entry.tpm or shared.tpm or self._seen.get(route.lane, _NOTHING).tpm)
 
 
 def _unused(one: Attempt, settlement: Settlement) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import dataclass
+
+import msgspec
 
 from farebox_worker.attempts.attempt import Attempt
 from farebox_worker.bus.reassert import Known
@@ -15,8 +16,7 @@ KEPT_BYTES = 8_000_000
 OVERHEAD_BYTES = 500  # of a settlement beside its result
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(msgspec.Struct, frozen=True, gc=False):
     """An acknowledged settlement, what its attempt had held in nano-dollars, and when (monotonic seconds)."""
 
     settlement: Settlement
@@ -41,7 +41,7 @@ class Recent:
         settled = Settled(settlement, hold_nusd, time.monotonic())
         self._kept.append(settled)
         self._bytes += settled.size
-        while self._bytes > KEPT_BYTES or self._kept[0].at_s < settled.at_s - KEPT_S:
+        while self._kept and (self._bytes > KEPT_BYTES or self._kept[0].at_s < settled.at_s - KEPT_S):
             self._bytes -= self._kept.popleft().size
 
     def before(self, last_s: float) -> list[Settled]:

@@ -73,6 +73,8 @@ class Witness:
         ending = verdict.failure_class if verdict else "answered" if settlement.action == "finish" else "cut_off"
         self.meters.calls[lane, ending] += 1
         self.meters.call_s[lane].add(seconds)
+        if ending == "answered":
+            self.meters.latency[lane].count(int(seconds * 1000))
         if log.isEnabledFor(logging.DEBUG) and verdict is None and ending == "answered":
             self._tell("answered", one.claimed, lane, seconds=round(seconds, 3))
 

@@ -68,13 +68,15 @@ class Price(Rates):
         for above, rates in self.tiers:
             if above < input_bound:
                 worst = max(worst, input_bound * rates.dearest_input_pusd + output_bound * rates.dearest_output_pusd)
-        calls = self._fees_pusd([(fee.name, fee.most or 0) for fee in fees])
+        calls = self._fees_pusd([(fee.name, fee.most or 0) for fee in fees]) if fees else 0
         return nusd_from_pusd(_raised(worst, self.regional_percent) + self.request_pusd + calls)
 
     def cost_nusd(self, usage: TokenUsage) -> int:
         """Price a usage in nano-dollars, rounded up once. A fee that nobody states costs nothing here."""
-        total = usage.input_tokens + usage.cache_read_tokens + usage.cache_write_tokens
-        rates = next((rates for above, rates in reversed(self.tiers) if total > above), self)
+        rates: Rates = self
+        if self.tiers:
+            total = usage.input_tokens + usage.cache_read_tokens + usage.cache_write_tokens
+            rates = next((rates for above, rates in reversed(self.tiers) if total > above), self)
         tokens = _raised(_tokens_pusd(rates, usage), self.regional_percent if usage.is_regional else 0)
         return nusd_from_pusd(tokens + self.request_pusd + self._fees_pusd(usage.fees))
 
@@ -112,7 +114,7 @@ def _tokens_pusd(rates: Rates, usage: TokenUsage) -> int:
 
 
 def _raised(pusd: int, percent: int) -> int:
-    return -(-pusd * (100 + percent) // 100)
+    return -(-pusd * (100 + percent) // 100) if percent else pusd
 
 
 def flat(input_pusd: int, output_pusd: int) -> Rates:

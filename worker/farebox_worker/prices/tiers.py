@@ -6,7 +6,7 @@ the dearest price that is known: a bill may turn out lower than the books, never
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from farebox.records import Tier
 from farebox_worker.prices.catalogue import Entry
@@ -17,8 +17,7 @@ from farebox_worker.providers.base import TokenUsage
 _WORDS = {"default": "standard", "on_demand": "standard"}
 
 
-@dataclass(frozen=True, slots=True)
-class Booking:
+class Booking(msgspec.Struct, frozen=True, gc=False):
     """What an answer costs, in nano-dollars, by which price, and what the standard tier would have cost more."""
 
     cost_nusd: int
