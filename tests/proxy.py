@@ -1,4 +1,4 @@
-"""A proxy before a server that can fail as networks do: swallow, delay, reset, refuse, or answer with an error."""
+"""A proxy before a server, which fails as networks do: swallows, delays, resets, answers an error, leads elsewhere."""
 
 import asyncio
 import contextlib
@@ -22,20 +22,25 @@ class Proxy:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         if path is None:
-            self._server = self._do(asyncio.start_server(self._lead, "127.0.0.1", 0))
+            self._server = self._do(asyncio.start_server(self._connect, "127.0.0.1", 0))
             self.url = f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
         else:
-            self._server = self._do(asyncio.start_unix_server(self._lead, path=str(path)))
+            self._server = self._do(asyncio.start_unix_server(self._connect, path=str(path)))
             self.url = f"unix://{path}"
 
     def _do(self, work):
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
 
-    async def _lead(self, reader, writer):
+    async def _connect(self, reader, writer):
+        target = self._target
         try:
-            there_reader, there_writer = await asyncio.open_unix_connection(self._target)
+            there_reader, there_writer = await asyncio.open_unix_connection(target)
         except OSError:  # the server is down
             writer.close()
+            return
+        if target != self._target:  # it was led elsewhere meanwhile
+            writer.close()
+            there_writer.close()
             return
         self._open |= {writer, there_writer}
         if self.mode == "reset":
@@ -76,6 +81,11 @@ class Proxy:
     def alive(self, word):
         """The connections on which a word was said and that did not vanish."""
         return [line for line in self._lines if word in line["said"] and not line["is_dead"]]
+
+    def lead(self, target):
+        """Break every connection; new ones go to another server: what a failover does to clients."""
+        self._target = str(target)
+        self._do(self._break())
 
     async def _break(self):
         for writer in self._open:

@@ -5,9 +5,14 @@ Addresses are shown without their passwords, always.
 
 from __future__ import annotations
 
+import asyncio
+import os
 import re
+import socket
 import ssl
-from typing import Any, cast
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, TypeVar, cast
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from redis.asyncio import Redis as AnyRedis
@@ -29,8 +34,16 @@ try:
 except ImportError:  # a producer without the worker's extra
     hiredis = None  # type: ignore[assignment]  # it stands for its absence
 
+T = TypeVar("T")
 AWAY = (RedisConnectionError, RedisTimeoutError, OSError)  # the server may come back: verbs are safe to send again
 ANSWER_S = 10.0  # a connection that says nothing for so long is dead: its server was replaced, its network cut
+CONNECT_S = 3.0  # a first packet that was lost is sent again after 1 s
+_KEPT_ALIVE = {  # a machine that acknowledges nothing for 5 s is gone: that of a busy server does
+    "TCP_KEEPIDLE": 3,
+    "TCP_KEEPINTVL": 1,
+    "TCP_KEEPCNT": 2,
+    "TCP_USER_TIMEOUT": 5000,
+}
 OLDEST = (6, 2)  # ZADD GT/LT, and a COUNT that keeps its order
 PASSING = {  # refusals that end by themselves, or by an operator's hand on the server, and what they mean
     "LOADING": "it reads its data",
@@ -40,6 +53,7 @@ PASSING = {  # refusals that end by themselves, or by an operator's hand on the 
     "NOREPLICAS": "fewer replicas follow it than min-replicas-to-write",
     "OOM": "it is full: collect results, or raise its maxmemory",
     "MISCONF": "it cannot write to its disk: look at the disk and at its log",
+    "UNBLOCKED": "it was just demoted",
     "CLUSTERDOWN": "it is a cluster, and part of it is down",
     "TRYAGAIN": "it is a cluster that moves keys",
 }
@@ -109,12 +123,12 @@ def connect(url: str, *, client: type[AnyRedis] = AnyRedis) -> Redis:
 
     Raises: ConfigError when the URL cannot be read.
     """
-    tcp = {} if url.startswith("unix:") else {"socket_keepalive": True}
+    tcp = {} if url.startswith("unix:") else {"socket_keepalive": True, "socket_keepalive_options": _kept_alive()}
     tls = {"ssl_check_hostname": True} if url.startswith("rediss:") else {}  # redis-py < 6 does not by itself
     options: dict[str, Any] = {
         **tcp,
         **tls,
-        "socket_connect_timeout": 5.0,
+        "socket_connect_timeout": CONNECT_S,
         "socket_timeout": ANSWER_S,  # longer than any blocking read of ours, shorter than a lease
         "health_check_interval": 30,
         "retry": Retry(NoBackoff(), 0),  # verbs are resent by those who know what it means
@@ -129,8 +143,14 @@ def connect(url: str, *, client: type[AnyRedis] = AnyRedis) -> Redis:
             reason = "it cannot be read. In a password, write / ? # [ ] @ and : as %2F %3F %23 %5B %5D %40 and %3A"
         raise ConfigError(f"[redis] url {where!r}: {reason}") from None
     pool = made.connection_pool
-    pool.connection_class = _PACKED.get(pool.connection_class, pool.connection_class)
+    pool.connection_class = _STURDY.get(pool.connection_class, pool.connection_class)
     return cast("Redis", made)
+
+
+def _kept_alive() -> dict[int, int]:
+    """What this system's sockets know of `_KEPT_ALIVE`: all of it on Linux."""
+    known = hasattr(socket, "SOL_TCP")  # redis-py sets them by this name
+    return {getattr(socket, name): value for name, value in _KEPT_ALIVE.items() if known and hasattr(socket, name)}
 
 
 def _by_sentinel(url: str, client: type[AnyRedis], options: dict[str, Any]) -> AnyRedis:
@@ -139,14 +159,60 @@ def _by_sentinel(url: str, client: type[AnyRedis], options: dict[str, Any]) -> A
     return made
 
 
-def _packed(connection: type[AbstractConnection]) -> type[AbstractConnection]:
-    """Let hiredis pack commands: redis-py's asyncio connections do it in Python, at six times the cost."""
+def break_connections(redis: Redis, *, also_used: bool) -> None:
+    """Shut the idle connections of a client, or all, as a network would: who waits on one meets its end at once.
 
-    class Packed(connection):  # type: ignore[misc,valid-type]  # a base that is known at run time only
-        def pack_command(self, name: str, *arguments: Any) -> list[bytes]:
-            return [hiredis.pack_command((*name.encode().split(), *arguments))]  # "CONFIG GET" is two words
+    redis-py's own `disconnect` takes a connection away under whoever is about to write to it.
+    """
+    pool = redis.connection_pool
+    connections: list[Any] = [*pool._available_connections]  # noqa: SLF001 - redis-py shows them nowhere else
+    if also_used:
+        connections += pool._in_use_connections  # noqa: SLF001 - the same
+    for connection in connections:
+        writer = connection._writer  # noqa: SLF001 - the same
+        if isinstance(writer, asyncio.StreamWriter) and (number := writer.get_extra_info("socket").fileno()) >= 0:
+            with socket.socket(fileno=os.dup(number)) as same, suppress(OSError):
+                same.shutdown(socket.SHUT_RDWR)
 
-    return Packed
+
+async def _heeding(act: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+    """Do what swallows a cancellation when one comes at the wrong moment, and heed it all the same.
+
+    Python 3.11's `wait_for`, in which redis-py writes, and its `timeout(0)`, in which it looks for unread bytes, do so:
+    always when the task was cancelled while it computed, as by Ctrl-C.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
+    if before:
+        await asyncio.sleep(0)  # one that is to come comes here
+    done = await act(*arguments)
+    if task and task.cancelling() > before:
+        raise asyncio.CancelledError
+    return done
+
+
+def _sturdy(connection: type[AbstractConnection]) -> type[AbstractConnection]:
+    """Give every lost connection one name, lose no cancellation, and let hiredis pack, at a sixth of the cost."""
+
+    class Sturdy(connection):  # type: ignore[misc,valid-type]  # a base that is known at run time only
+        async def can_read_destructive(self) -> bool:
+            return bool(await _heeding(super().can_read_destructive))
+
+        async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+            try:
+                await _heeding(super().send_packed_command, command, check_health)
+            except (RuntimeError, AttributeError) as error:  # uvloop's, and redis-py's, when it was closed meanwhile
+                raise RedisConnectionError("the connection was lost before anything was written") from error
+            except asyncio.CancelledError:
+                await self.disconnect(nowait=True)  # a reply may be on its way
+                raise
+
+        if hiredis:
+
+            def pack_command(self, name: str, *arguments: Any) -> list[bytes]:
+                return [hiredis.pack_command((*name.encode().split(), *arguments))]  # "CONFIG GET" is two words
+
+    return Sturdy
 
 
 _KINDS: tuple[type[AbstractConnection], ...] = (
@@ -156,7 +222,7 @@ _KINDS: tuple[type[AbstractConnection], ...] = (
     SentinelManagedConnection,
     SentinelManagedSSLConnection,
 )
-_PACKED = {kind: _packed(kind) for kind in _KINDS} if hiredis else {}
+_STURDY = {kind: _sturdy(kind) for kind in _KINDS}
 
 
 async def check_server(redis: Redis, *, url: str = "") -> None:

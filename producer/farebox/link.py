@@ -9,11 +9,12 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from farebox.batch import Batch
 from farebox.commands import Redis
 from farebox.complaint import Complaint
-from farebox.connection import passes, refuses_login
+from farebox.connection import break_connections, passes, refuses_login
 from farebox.errors import ServerAwayError, ServerError
 from farebox.keys import Keys
 from farebox.ledger import Ledger
@@ -56,11 +57,11 @@ class Link:
         return batch
 
     async def do(self, act: Callable[[], Awaitable[T]]) -> T:
-        """Do what may be done twice; again, for up to 5 s, while the server is away.
+        """Do what may be done twice; again, for up to 5 s, while the server is away, and once at the least.
 
         Raises: ServerError when it stays away, or refuses; Farebox's own errors pass through.
         """
-        ends, pause_s = time.monotonic() + RESEND_S, 0.05
+        ends, pause_s, is_first = time.monotonic() + RESEND_S, 0.05, True
         while True:
             try:
                 async with self._calls:
@@ -70,8 +71,10 @@ class Link:
                     raise ServerError(f"{self.where} refuses the password or user in its URL.") from None
                 if not passes(error):
                     raise ServerError(f"{self.where}: {error}") from error
-                if time.monotonic() + pause_s > ends:
+                if not is_first and time.monotonic() + pause_s > ends:
                     reason = str(error) or type(error).__name__
                     raise ServerAwayError(f"{self.where} is away ({reason}): nothing was lost, try again.") from error
+                if isinstance(error, RedisTimeoutError):  # the idle ones may lead nowhere too
+                    break_connections(self.redis, also_used=False)
             await asyncio.sleep(pause_s)
-            pause_s *= 2
+            pause_s, is_first = pause_s * 2, False

@@ -18,7 +18,7 @@ import msgspec
 from redis.exceptions import RedisError
 
 from farebox.commands import Redis
-from farebox.connection import AWAY
+from farebox.connection import passes
 from farebox.errors import FareboxError, ResultGoneError, ServerError
 from farebox.keys import Keys
 from farebox.records import Result, decode_result
@@ -119,7 +119,7 @@ class Waiting:
             try:
                 await self._turn()
             except (RedisError, OSError, ValueError) as error:
-                if not isinstance(error, AWAY):
+                if not passes(error):
                     self._fail(ServerError(f"results cannot be waited for: {error}"))
                 elif pause_s == FIRST_PAUSE_S:
                     log.warning("waiting for results: %s; trying again", str(error) or type(error).__name__)

@@ -112,6 +112,18 @@ def test_ctrl_c_ends_following_and_worker_in_peace(desk, ledger):
         assert ended.code == code, ended
 
 
+def test_processes_whose_supervisor_was_killed_drain_and_end(desk, ledger):
+    process = desk.start("worker", "--processes", 2)
+    deadline = time.monotonic() + 40
+    while len(desk.run("workers", "--json").json["workers"]) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.kill()
+    ended = desk.end(process)  # not before the last of them has closed its stderr
+    assert ended.code == -9
+    assert ended.stderr.count(f"process {process.pid}, which started this worker, is gone: draining") == 2
+    assert desk.run("workers", "--json").json["workers"] == []
+
+
 def test_a_closed_pipe_is_no_drama(desk, ledger):
     batch = submit(desk, EXAMPLES, "-m", "echo:echo")
     assert desk.run("worker", "--burst").code == 0

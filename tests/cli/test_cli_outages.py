@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 from redis import Redis
 from tests.cli.test_cli_commands import submit
-from tests.cli.test_cli_errors import free_port
+from tests.ports import free_port
 
 from farebox.batch import Batch
 from farebox.connection import connect
@@ -93,13 +93,13 @@ def test_workers_on_the_embedded_server_bring_it_back_and_owe_nothing(desk, simu
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_cancel_of_very_many_jobs_stops_them_all_before_it_sweeps_them(desk, shared, simulate):
+def test_a_cancel_of_very_many_jobs_stops_them_all_at_once_and_leaves_the_sweep_to_the_workers(desk, shared, simulate):
     simulated = simulate("--latency-ms", 100)
     assert desk.run("budget", "set", 5).code == 0
     asyncio.run(submit_many(shared.url))
-    worker = desk.start("worker", FAREBOX_WORKER_CONCURRENCY="4")
+    workers = [desk.start("worker", FAREBOX_WORKER_CONCURRENCY="4") for _ in range(2)]
     while simulated.bill()["calls"] < 8:
-        assert worker.poll() is None
+        assert not any(worker.poll() for worker in workers)
         time.sleep(0.02)
     cancelling = desk.start("cancel", "many", "--json")
     with shared.eyes() as redis:
@@ -109,14 +109,36 @@ def test_a_cancel_of_very_many_jobs_stops_them_all_before_it_sweeps_them(desk, s
     calls = simulated.bill()["calls"]
     ended = desk.end(cancelling, timeout_s=240)
     assert ended.code == 0, ended
-    worker.terminate()
-    assert desk.end(worker).code == 0
+    assert ended.json["state"] == "cancelled"
+    seen = desk.run("status", "many", "--json").json
+    while seen["waiting"]:  # by the workers: the command has ended
+        time.sleep(0.2)
+        seen = desk.run("status", "many", "--json").json
+    for worker in workers:
+        worker.terminate()
+        assert desk.end(worker).code == 0
     bill = simulated.bill()
-    assert bill["calls"] <= calls + 4, "what was claimed before the mark, and nothing more"
+    assert bill["calls"] <= calls + 8, "what was claimed before the mark, and nothing more"
     seen = desk.run("status", "many", "--json").json
     assert (seen["succeeded"], seen["cancelled"]) == (bill["calls"], MANY - bill["calls"])
     with shared.eyes() as redis:
         assert not list(redis.scan_iter("farebox:flow:*", count=10_000)), "memory is swept"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_cancel_that_nobody_sweeps_for_is_told_and_interrupted_and_loses_no_line(desk, shared):
+    assert desk.run("budget", "set", 5).code == 0
+    asyncio.run(submit_many(shared.url))
+    cancelling = desk.start("cancel", "many")
+    assert "No worker lives" in told(cancelling, "nothing of it is sent any more")
+    cancelling.send_signal(signal.SIGINT)
+    assert desk.end(cancelling).code == 130
+    assert 0 < desk.run("status", "many", "--json").json["waiting"] < MANY
+    assert desk.run("results", "many", "-o", "out.jsonl").code == 0
+    lines = desk.out()
+    assert len({line["custom_id"] for line in lines}) == len(lines) == MANY
+    assert {line["error"]["code"] for line in lines} == {"cancelled"}
 
 
 async def submit_many(url):

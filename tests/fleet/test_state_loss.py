@@ -1,10 +1,10 @@
 """A ledger that lost writes refuses everybody until it is adopted; what workers know of it is put back first."""
 
 import asyncio
-import dataclasses
 import logging
 
 import pytest
+from msgspec import structs
 from tests.bus_support import LEASE, TTL, enter, finished, jobs, scopes, take
 from tests.polling import until
 from tests.process_support import COST, HOLD
@@ -172,7 +172,7 @@ async def test_what_an_operator_released_while_it_ran_proves_no_loss(batch, redi
     await batch.ledger.confirm([claimed.token], is_charge=False)
     assert await reassert(batch.tongue, [knows(claimed)], lease_ms=LEASE) == []
     assert not await redis.hexists("farebox:ledger", "lost")
-    late = dataclasses.replace(finished(claimed, amount=40), scopes=scopes(batch))
+    late = structs.replace(finished(claimed, amount=40), scopes=scopes(batch))
     assert await settle(batch.tongue, [late], results_ttl_ms=TTL) == ["done"]
     assert await money(batch) == (40, 0, 0)
 
@@ -273,6 +273,9 @@ def test_what_is_kept_of_recent_settles_is_bounded(monkeypatch):
     assert sum(one.size for one in kept) <= KEPT_BYTES
     assert [one.settlement.token for one in kept] == [str(n) for n in range(12 - len(kept), 12)]
     assert len(kept) == KEPT_BYTES // (1_000_000 + OVERHEAD_BYTES)
+    add("larger than all that is kept", KEPT_BYTES)
+    add("after it")
+    assert [one.settlement.token for one in recent.before(500.0)] == ["after it"]
 
 
 # --- adopt -----------------------------------------------------------------------------------------------------------
@@ -435,7 +438,7 @@ async def test_a_settle_whose_acknowledgement_never_came_proves_no_loss(stage, m
     monkeypatch.setattr(outage_module, "FIRST_WAIT_S", 3.0)
     async with stage.process(lease_s=0.9) as process:
         await asyncio.wait_for(is_cut_off.wait(), 10)
-        marks = await stage.batch.redis.keys("farebox:settled:*")
+        marks = await stage.batch.redis.keys("farebox:marks:*")
         assert await stage.batch.redis.delete(*marks) == 1  # ten minutes later
         (attempt,) = process.dispatch.running.values()
         await until(lambda: attempt.deadline == 0.0)  # a renewal has seen that its lease is gone

@@ -1,14 +1,11 @@
 """A fleet whose server loses its memory: nothing more is sent, the books hold the bill, and adopting goes on."""
 
 import asyncio
-import contextlib
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -16,6 +13,8 @@ import pytest
 from tests.cli_support import assert_exactly_once
 from tests.conftest import server_binary
 from tests.fleet.arena import Arena
+from tests.ports import free_port
+from tests.proxy import Proxy
 
 from farebox.batch import Batch
 from farebox.connection import connect
@@ -35,63 +34,8 @@ pytestmark = [
 ]
 
 
-class Forwarder:
-    """A socket that leads to one server, and after `lead` to another: what a failover does to clients."""
-
-    def __init__(self, path, target):
-        self.url = f"unix://{path}"
-        self._target = str(target)
-        self._loop = asyncio.new_event_loop()
-        self._open = set()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-        self._server = self._do(asyncio.start_unix_server(self._forward, path=str(path)))
-
-    def _do(self, work):
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
-
-    async def _forward(self, reader, writer):
-        there_reader, there_writer = await asyncio.open_unix_connection(self._target)
-        self._open |= {writer, there_writer}
-
-        async def pump(source, sink):
-            with contextlib.suppress(OSError):
-                while data := await source.read(65536):
-                    sink.write(data)
-                    await sink.drain()
-            sink.close()
-
-        await asyncio.gather(pump(reader, there_writer), pump(there_reader, writer))
-
-    async def _lead(self, target):
-        self._target = str(target)
-        for writer in self._open:
-            writer.close()
-        self._open.clear()
-
-    def lead(self, target):
-        """Break every connection; new ones go to another server."""
-        self._do(self._lead(target))
-
-    async def _end(self):
-        self._server.close()
-        await self._lead(self._target)
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-        await asyncio.sleep(0.01)  # transports close one round later
-
-    def close(self):
-        """End it, and leave nothing open."""
-        self._do(self._end())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
-
-
 class Bay(Arena):
-    """An arena whose server can lose its memory, and whose clients reach it through a forwarder."""
+    """An arena whose server can lose its memory, and whose clients reach it through a proxy."""
 
     def __init__(self, folder):
         calm = {"latency-ms": 150, "latency-jitter-ms": 100}
@@ -100,8 +44,8 @@ class Bay(Arena):
         self.replica = None
 
     def _configure(self):
-        self.forwarder = Forwarder(self.folder / "bus", self.data / "redis.sock")
-        self.url = self.forwarder.url
+        self.proxy = Proxy(self.data / "redis.sock", self.folder / "bus")
+        self.url = self.proxy.url
         super()._configure()
         patient = self.config.read_text().replace("request_timeout_s = 1.0", "request_timeout_s = 60.0")
         self.config.write_text(patient)
@@ -110,7 +54,7 @@ class Bay(Arena):
         super().__exit__(*exc)
         if self.replica:
             self.replica.kill()
-        self.forwarder.close()
+        self.proxy.close()
 
     def calls(self):
         """When each call was billed, and what it cost in nano-dollars, by the provider's own journal."""
@@ -218,16 +162,10 @@ def fail_over_to_a_stale_replica(bay):
 
     asyncio.run(promote())
     bay.wait_for_more(40)
-    bay.forwarder.lead(folder / "redis.sock")
+    bay.proxy.lead(folder / "redis.sock")
     bay.server.kill()
     bay.server, bay.replica = bay.replica, None
     bay.data = folder
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 async def used(batch):

@@ -146,6 +146,8 @@ async def test_deadline_priority_and_not_before_reach_the_bus(client, bus, redis
         ({"prompt": "Hi", "tags": ["a,b"]}, "tag"),
         ({"prompt": "Hi", "priority": 10}, "0 to 9"),
         ({"prompt": "Hi", "deadline": datetime(2100, 1, 1)}, "time zone"),  # noqa: DTZ001 - that is the point
+        ({"prompt": "Hi", "deadline": 60}, "timedelta"),
+        ({"prompt": "Hi", "max_tokens": "50"}, "max_tokens must be a whole number"),
         ({"prompt": "Hi", "job_id": ""}, "job id"),
         ({"prompt": "Hi", "batch": "a b"}, "batch id"),
         ({"prompt": "Hi", "user": int}, "JSON"),

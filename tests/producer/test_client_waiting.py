@@ -31,6 +31,10 @@ def blocked(clients):
     return [one for one in clients if one["cmd"] == "xread"]
 
 
+async def is_blocked(redis):
+    return bool(blocked(await redis.client_list()))
+
+
 async def test_a_result_that_was_there_before_is_found_at_once(client, redis):
     handle = await client.submit(MODEL, prompt="Hi", job_id="a")
     await StandIn(redis).answer("a")
@@ -169,15 +173,24 @@ async def test_a_lost_connection_is_made_again_and_misses_nothing(guest):
     handles = [await client.submit(MODEL, prompt="Hi", job_id=f"j{n}") for n in range(20)]
     waiting = [asyncio.create_task(handle.result(timeout=60)) for handle in handles]
     for n in range(20):
-
-        async def is_blocked():
-            return bool(blocked(await bus.redis.client_list()))
-
         if n % 4 == 0:
-            await until(is_blocked)
+            await until(lambda: is_blocked(bus.redis))
             await bus.redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         await bus.answer(f"j{n}")
     assert [answer.job_id for answer in await asyncio.gather(*waiting)] == [f"j{n}" for n in range(20)]
+
+
+@real_only
+@pytest.mark.server
+async def test_a_server_that_is_demoted_under_who_waits_is_waited_for(guest):
+    client, bus = guest
+    handle = await client.submit(MODEL, prompt="Hi", job_id="a")
+    waiting = asyncio.create_task(handle.result(timeout=60))
+    await until(lambda: is_blocked(bus.redis))
+    for one in blocked(await bus.redis.client_list()):
+        assert await bus.redis.client_unblock(int(one["id"]), error=True)  # with the words of a demotion
+    await bus.answer("a")
+    assert (await waiting).text == "yes"
 
 
 @real_only

@@ -24,6 +24,7 @@ from farebox.batch import Batch
 from farebox.connection import connect
 from farebox.ledger import Ledger
 from farebox.records import Job
+from farebox_worker import outage as outage_module
 from farebox_worker.bus.admit import Fare, admit
 from farebox_worker.bus.admit import Verdict as Admission
 from farebox_worker.bus.claim import Ask, claim
@@ -522,12 +523,16 @@ def test_a_histogram_counts_a_bound_within_and_the_rest_above():
     assert histogram.total == 12.0
 
 
-def test_an_outage_is_counted_once_however_often_it_is_met(caplog):
+def test_an_outage_is_counted_once_however_often_it_is_met(caplog, monkeypatch):
     outage = Outage()
     for _ in range(5):
         outage.begin(OSError("gone"))
     outage.end()
     outage.end()
+    outage.begin(OSError("what a connection met that was lost in it"))
+    assert (outage.times, outage.is_on) == (1, False)
+    monkeypatch.setattr(outage_module, "AFTERMATH_S", -1.0)
+    outage.expect()
     outage.begin(OSError("gone"))
     assert (outage.times, outage.is_on) == (2, True)
     assert [one.event for one in caplog.records] == ["redis_away", "redis_back", "redis_away"]

@@ -19,7 +19,7 @@ import msgspec
 
 EVENTS = frozenset({
     # a process
-    "serving", "listening", "progress", "draining", "leaving", "ended", "stopped", "farewell_failed",
+    "serving", "listening", "progress", "draining", "orphaned", "leaving", "ended", "stopped", "farewell_failed",
     "process_killed", "process_ended",
     # jobs
     "claimed", "admitted", "refused", "parked", "sent", "answered", "cancelled", "retried", "failed", "returned",

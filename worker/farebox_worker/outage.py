@@ -28,8 +28,9 @@ T = TypeVar("T")
 Revive = Callable[[], Awaitable[None]]
 
 FIRST_WAIT_S = 0.05
-LONGEST_WAIT_S = 2.0
+LONGEST_WAIT_S = 1.0
 MOST_REFUSALS = 20  # that are told
+AFTERMATH_S = 1.0  # in which connections that were lost in an outage may still be met
 
 
 def is_of_the_server(error: Exception) -> bool:
@@ -64,12 +65,13 @@ class Outage:
         self.times = 0
         self.past_s = 0.0
         self._refusals: set[str] = set()
+        self._aftermath_ends_s = 0.0
 
     def begin(self, error: Exception) -> None:
         """Note a failure; only the first of an outage is logged, and each refusal of one verb alone once."""
         if not is_of_the_server(error):
             self._refused(str(error))
-        elif not self.is_on:
+        elif not self.is_on and time.monotonic() >= self._aftermath_ends_s:
             self.is_on = True
             self.began_s, self.times = time.monotonic(), self.times + 1
             extra = event("redis_away", why=str(error) or type(error).__name__)
@@ -81,12 +83,17 @@ class Outage:
             self._refusals.add(why)
             log.error("Redis refuses a verb, it is tried again: %s", why, extra=event("verb_refused", why=why))
 
+    def expect(self) -> None:
+        """Take what is met in the next second for no new outage: connections are broken here, to be made anew."""
+        self._aftermath_ends_s = time.monotonic() + AFTERMATH_S
+
     def end(self) -> None:
         """Note an answer."""
         if self.is_on:
             self.is_on = False
             seconds = time.monotonic() - self.began_s
             self.past_s += seconds
+            self.expect()
             log.warning("Redis is back after %.1f s", seconds, extra=event("redis_back", seconds=round(seconds, 3)))
 
     async def insist(self, act: Callable[[], Awaitable[T]], *, unless: Callable[[Exception], bool] | None = None) -> T:

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections.abc import Iterable
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
 import click
-from redis.exceptions import NoPermissionError
 
 from farebox.batch import Batch
 from farebox.money import dollars_from_nusd, usd_from_nusd
 from farebox.progress import Progress, list_batches
-from farebox_worker.bus.sweep import sweep
 from farebox_worker.cli import suggest
 from farebox_worker.cli.amounts import money_fields
 from farebox_worker.cli.options import common, json_option, plain, print_json, print_table, run_async, say
+from farebox_worker.cli.sweeping import write_down
 from farebox_worker.limits import in_words, money_line, raise_command, room_again
 from farebox_worker.session import Session, flags_from_here, open_session
 from farebox_worker.settings import Settings
 
 ENDED_S = 3.0  # a worker ends calls within a second
-STILL_S = 2.0  # after which a sweep that finds nothing to do gives up
-TELL_EVERY_S = 2.0
 
 
 @click.command()
@@ -126,18 +121,21 @@ async def _cancel(settings: Settings, name: str, *, now: bool, as_json: bool) ->
         was_over = (await batch.progress()).complete
         *_, before = await batch.waiting()
         await batch.cancel(now=now)
-        swept = await _sweep_all(session, batch)
+        swept, left = await write_down(session, batch)
         running = await _running(batch, before, within_s=ENDED_S if now else 0.0)
         progress = await batch.progress()
     if as_json:
         print_json(
-            _progress_json(progress, "cancelled") | {"swept": swept, "running": running, "ended": before - running}
+            _progress_json(progress, "cancelled")
+            | {"swept": swept, "waiting": left, "running": running, "ended": before - running}
         )
         return
     if was_over:
         say(f"{name} had ended before: there was nothing to cancel.")
         return
     say(f"{name} is cancelled: {progress.cancelled_jobs:,} jobs have no answer, {progress.finished:,} have ended.")
+    if left:
+        say(f"{left:,} more that wait are never sent; workers write them down as cancelled: `farebox status {name}`.")
     if running:
         say(f"{running:,} calls still run: " + ("their workers are away." if now else "they finish and are paid."))
     if now and before > running:
@@ -154,27 +152,6 @@ async def _running(batch: Batch, before: int, *, within_s: float) -> int:
             break
         await asyncio.sleep(0.05)
     return running
-
-
-async def _sweep_all(session: Session, batch: Batch) -> int:
-    """Write down what waits; where a worker sweeps the same slices, until both are through, or neither gets on."""
-    ttl_ms = session.settings.retention.results_ttl_ms
-    total, told, name = 0, time.monotonic(), batch.batch_id
-    least, fell_s = sys.maxsize, told
-    with suppress(NoPermissionError):  # an ACL keeps producers from writing results: the workers sweep
-        while True:
-            swept = await sweep(session.ledger.tongue, results_ttl_ms=ttl_ms, batch=name)
-            total += swept
-            if not swept:
-                left = sum((await batch.waiting())[:2])
-                least, fell_s = (left, time.monotonic()) if left < least else (least, fell_s)
-                if not left or time.monotonic() - fell_s > STILL_S:
-                    break
-                await asyncio.sleep(0.05)
-            if time.monotonic() - told > TELL_EVERY_S:
-                told = time.monotonic()
-                say(f"{name} is cancelled; {total:,} waiting jobs are written down as such …")
-    return total
 
 
 def _needs(blocked: Iterable[tuple[str, str, int]]) -> dict[str, int]:

@@ -15,6 +15,7 @@ from farebox.batch import Batch
 from farebox.errors import InputError
 from farebox_worker.cli import suggest
 from farebox_worker.cli.options import common, json_option, print_json, run_async, say
+from farebox_worker.cli.sweeping import write_down
 from farebox_worker.files.answers import output_line
 from farebox_worker.files.fit import Fit
 from farebox_worker.files.output import OutputFile
@@ -67,7 +68,9 @@ async def _results(settings: Settings, name: str, flags: Flags, *, as_json: bool
     fit = Fit(read_schema(flags.schema)) if flags.schema else None
     async with open_session(settings) as session:
         batch = Batch(session.redis, name, namespace=session.namespace)
-        await batch.progress()
+        progress = await batch.progress()
+        if progress.cancelled and not progress.complete:
+            await write_down(session, batch)
         if str(flags.output) == "-":
             await _to_stdout(batch, is_following=flags.follow)
             return
@@ -84,6 +87,8 @@ async def _results(settings: Settings, name: str, flags: Flags, *, as_json: bool
         print_json({"batch_id": name, **counts})
     else:
         say(f"{written:,} results written; {flags.output} holds {lines:,}.")
+        if progress.finished and not lines:
+            say(f"{progress.finished:,} jobs have ended; a `farebox run`, or `--delete`, took their results elsewhere.")
         if tally.invalid:
             say(f"{tally.invalid:,} of them do not match the schema, marked `invalid`: {tally.misfit[:200]}")
     if lost:

@@ -31,11 +31,12 @@ LAST_PORT = 65_535
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flags:
-    """The flags of `farebox worker`. `metrics_port` None serves no metrics."""
+    """The flags of `farebox worker`. `metrics_port` None serves no metrics; `parent` is a process id, 0 for nobody."""
 
     processes: int
     burst: bool
     batch: str
+    parent: int
     quiet: bool
     verbose: bool
     log_json: bool
@@ -49,6 +50,7 @@ class Flags:
 )
 @click.option("--burst", is_flag=True, help="End when nothing is left to do.")
 @click.option("--batch", default="", hidden=True, help="Serve this batch and nothing else.")
+@click.option("--parent", type=int, default=0, hidden=True, help="Drain when this process is gone.")
 @click.option("--quiet", is_flag=True, help="Log warnings and errors only.")
 @click.option("--verbose", is_flag=True, help="Log what happens to each job.")
 @click.option("--log-json", is_flag=True, help="Log one JSON object per line.")
@@ -119,7 +121,9 @@ async def _serve(settings: Settings, flags: Flags) -> None:
             only_batch=flags.batch, burst=flags.burst, revive=session.revive, handle_signals=not flags.batch,
         )  # fmt: skip
         observe(process)
-        following = asyncio.create_task(_follow_parent(process)) if flags.batch else None
+        if flags.batch:  # Ctrl-C is the run's to hand on
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, process.handle_sig, signal.SIGTERM)
+        following = asyncio.create_task(_follow(flags.parent, process)) if flags.parent else None
         log.info(
             "serving namespace %s, up to %d calls per lane", session.namespace, settings.worker.concurrency,
             extra=event(
@@ -140,19 +144,20 @@ async def _serve(settings: Settings, flags: Flags) -> None:
             raise FareboxError("; ".join(sorted(set(shop.routes.stopped.values()))))
 
 
-async def _follow_parent(process: Process) -> None:
-    """Heed the run that started this worker, be it by its SIGTERM or its death; Ctrl-C is the run's to hand on."""
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, process.handle_sig, signal.SIGTERM)
-    parent = os.getppid()
+async def _follow(parent: int, process: Process) -> None:
+    """Drain when whoever started this worker has died: nobody else would end it."""
     while os.getppid() == parent:  # noqa: ASYNC110 - a parent's death is no event of ours
         await asyncio.sleep(1)
+    extra = event("orphaned", parent=parent, in_flight=process.in_flight)
+    log.warning("process %d, which started this worker, is gone: draining", parent, extra=extra)
     process.drain()
 
 
 def _child(settings: Settings, flags: Flags, number: int) -> list[str]:
     """The command of one worker process; each has a port of its own: the first, the next, and so on."""
     given = {"--burst": flags.burst, "--quiet": flags.quiet, "--verbose": flags.verbose, "--log-json": flags.log_json}
-    words = [*child_flags(settings), *(flag for flag, is_given in given.items() if is_given)]
+    words = ["--parent", str(os.getpid()), *child_flags(settings)]
+    words += [flag for flag, is_given in given.items() if is_given]
     if flags.metrics_port is not None:
         port = flags.metrics_port + number if flags.metrics_port else 0
         words += ["--metrics-port", str(port), "--metrics-host", flags.metrics_host]

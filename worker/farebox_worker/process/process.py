@@ -166,7 +166,8 @@ class Process(Worker):
             raise self.failure
 
     async def _heard(self, message: str) -> None:
-        if message.startswith(("lane ", "hello")):
+        word, _, lane = message.partition(" ")
+        if word == "hello" or (word == "lane" and lane not in self.dispatch.lanes):  # a resume names each of its lanes
             await self.dispatch.learn_lanes()
         if message.startswith(("abort ", "hello")):
             await self.dispatch.abort_cancelled()
@@ -175,10 +176,12 @@ class Process(Worker):
     def _describe(self) -> dict[str, str | int]:
         self.routes.refresh_prices()
         lanes = "\n".join(sorted(self.dispatch.served()))
-        attempts, errors = self.dispatch.witness.meters.attempts, self.dispatch.steering.last_error
+        meters, errors = self.dispatch.witness.meters, self.dispatch.steering.last_error
         said: dict[str, str | int] = {"in_flight": self.in_flight, "batch": self.dispatch.only_batch, "lanes": lanes}
-        said["retried"] = lines_by_lane({lane: n for (lane, how), n in attempts.items() if how == "retried"})
+        said["retried"] = lines_by_lane({lane: n for (lane, how), n in meters.attempts.items() if how == "retried"})
         said["errors"] = lines_by_lane(errors)
+        recent = {lane: words for lane, one in meters.latency.items() if (words := str(one.look()))}
+        said["latencies"] = lines_by_lane(recent, most=4_000)
         said["stopped"] = lines_by_lane(self.routes.stopped)
         said["unserved"] = lines_by_lane(self.routes.unserved)
         return said

@@ -23,6 +23,7 @@ from farebox_worker.clock import clock
 from farebox_worker.dispatch.recent import known
 from farebox_worker.events import event
 from farebox_worker.outage import Outage
+from farebox_worker.process.half_open import HalfOpen
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class Pulse:
     ) -> None:
         self._tongue = tongue
         self._outage = outage
+        self._half_open = HalfOpen(tongue.redis, outage)
         self._lease_s = lease_s
         self._running = running
         self._sending = sending
@@ -78,14 +80,15 @@ class Pulse:
         while True:
             now = clock()
             try:
-                if now - renewed >= self._lease_s / 3 - tick_s / 2:
-                    await self._renew()
-                    renewed = now
-                _tell(await lapse(self._tongue))
-                state = self._describe()
-                if now - shown >= HEARTBEAT_S or state["lanes"] != self._lanes:
-                    await self._show(state)
-                    shown = now
+                async with self._half_open.watch():
+                    if now - renewed >= self._lease_s / 3 - tick_s / 2:
+                        await self._renew()
+                        renewed = now
+                    _tell(await lapse(self._tongue))
+                    state = self._describe()
+                    if now - shown >= HEARTBEAT_S or state["lanes"] != self._lanes:
+                        await self._show(state)
+                        shown = now
                 self._outage.end()
             except LedgerError:
                 raise
@@ -96,12 +99,14 @@ class Pulse:
     async def _renew(self) -> None:
         before, lease_ms = clock(), int(self._lease_s * 1000)
         running = list(self._running.values())
+        deadlines = [one.deadline for one in running]
         lost = await renew(self._tongue, [one.claimed for one in running], lease_ms=lease_ms)
         gone = {claimed.token for claimed in lost}
         # a settlement whose acknowledgement was lost, and its mark forgotten since, is no proof of anything
         missed = [one for one in running if one.deadline and one.claimed.token in gone & self._sending.keys()]
-        for one in running:
-            one.deadline = 0.0 if one.claimed.token in gone else before + self._lease_s
+        for one, deadline in zip(running, deadlines, strict=True):
+            if one.deadline == deadline:  # else we were halted meanwhile
+                one.deadline = 0.0 if one.claimed.token in gone else before + self._lease_s
         if missed and (unknown := await reassert(self._tongue, [known(one) for one in missed], lease_ms=lease_ms)):
             # its seq can have caught up with ours meanwhile: a hold that is nowhere is the proof
             raise LedgerLostError(f"the server's ledger does not know {len(unknown)} running calls: it lost writes.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -47,7 +48,8 @@ class Crew:
             return
         self._process = self._make_process(batch_id)
         self._working = asyncio.create_task(self._process.main())
-        command = [sys.executable, "-m", "farebox_worker", "worker", "--quiet", "--batch", batch_id, *self._flags]
+        command = [sys.executable, "-m", "farebox_worker", "worker", "--parent", str(os.getpid())]
+        command += ["--quiet", "--batch", batch_id, *self._flags]
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a child inherits it: Ctrl-C is ours to hand on
         try:
             for _ in range(self._processes - 1):
