@@ -56,5 +56,7 @@ def classify(source: Path, model: str, client: farebox.SyncClient) -> Path:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     with farebox.SyncClient() as client:
         print("wrote", classify(Path(sys.argv[1]), sys.argv[2], client))

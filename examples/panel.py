@@ -72,4 +72,6 @@ async def main(models: Sequence[str], judged_by: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
     asyncio.run(main(sys.argv[1:-1], sys.argv[-1]))

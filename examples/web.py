@@ -43,12 +43,7 @@ async def create(request: Request) -> JSONResponse:
     model = os.environ.get("SUMMARY_MODEL", "echo:echo")
     name = sha256(f"{model}\0{wanted.text}".encode()).hexdigest()[:24]
     prompt = f"Summarise in one sentence:\n\n{wanted.text}"
-    try:
-        await client.submit(model, prompt=prompt, max_tokens=500, job_id=name, batch=BATCH, tags=["web"])
-    except farebox.InputError as error:
-        return JSONResponse({"error": str(error)}, 400)
-    except (farebox.ServerError, farebox.LedgerError) as error:
-        return JSONResponse({"error": str(error)}, 503)
+    await client.submit(model, prompt=prompt, max_tokens=500, job_id=name, batch=BATCH, tags=["web"])
     return JSONResponse({"id": name}, 202, {"location": f"/summaries/{name}"})
 
 
@@ -75,5 +70,12 @@ async def lifespan(app: Starlette) -> AsyncGenerator[None, None]:
         yield
 
 
+async def refuse(request: Request, error: Exception) -> JSONResponse:
+    """Tell what Farebox says: a wrong request, a summary of last month, or (503) that Redis is away: try again."""
+    del request
+    code = 400 if isinstance(error, farebox.InputError) else 410 if isinstance(error, farebox.ResultGoneError) else 503
+    return JSONResponse({"error": str(error)}, code)
+
+
 routes = [Route("/summaries", create, methods=["POST"]), Route("/summaries/{id}", read)]
-app = Starlette(routes=routes, lifespan=lifespan)
+app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={farebox.FareboxError: refuse})

@@ -96,6 +96,9 @@ async def test_a_web_application_submits_and_lets_results_be_picked_up_later(web
         assert (await browser.post("/summaries", content="no JSON")).status_code == 400
         assert (await browser.post("/summaries", content='{"txt": 1}')).status_code == 400
         assert (await browser.get("/summaries/unknown")).status_code == 404
+        web.state.client = farebox.Client("redis://127.0.0.1:1/0")
+        away = await browser.get(posted.headers["location"])
+        assert (away.status_code, "is away" in away.json()["error"]) == (503, True)
 
 
 def shown(title):

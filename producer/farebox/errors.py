@@ -37,7 +37,20 @@ from farebox.money import dollars, usd_from_nusd
 
 
 class FareboxError(Exception):
-    """The root: catch it to catch everything that Farebox raises on purpose."""
+    """The root: catch it to catch everything that Farebox raises on purpose.
+
+    Errors can be pickled and copied, attributes and all: a task queue or a process pool hands them on.
+    """
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[FareboxError], args: tuple[object, ...], attributes: dict[str, object]) -> FareboxError:
+    """Make an error as it was, past its own __init__, which takes other arguments than the message in `args`."""
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(attributes)
+    return error
 
 
 class ConfigError(FareboxError):
@@ -191,7 +204,7 @@ class ProviderError(FareboxError):
         code: the provider's own error code or type, or "".
         body: the provider's error body as JSON bytes, or b"" when it sent none of its own.
         sent: False only when the call provably never left this machine.
-        own_body: True when the body is the provider's own error object: then the call was not billed.
+        own_body: True when the body is the provider's own error object, or the status is 429: then nothing was billed.
         request_id: the provider's id of the request, or "".
         headers: what its answer said of rate limits and of when to come again, by name in lower case.
         retry_after: when to come again, in seconds, or None when the provider did not say.

@@ -80,8 +80,8 @@ def job_of(request: Request, job_id: str) -> Job:
             raise InputError(f"{name}={texts!r} is a text: give a list of texts")
     if request.spread and not request.fallbacks:
         raise InputError(f"spread over {request.model} alone: name its equals as fallbacks")
-    if request.max_tokens is not None and request.max_tokens < 1:
-        raise InputError(f"max_tokens must be at least 1, not {request.max_tokens}")
+    if request.max_tokens is not None and (type(request.max_tokens) is not int or request.max_tokens < 1):
+        raise InputError(f"max_tokens must be a whole number of at least 1, not {request.max_tokens!r}")
     return Job(
         VERSION,
         job_id,
@@ -136,6 +136,8 @@ def ms_of(name: str, when: When | None) -> int:
         return 0
     if isinstance(when, timedelta):
         return max(1, int((time.time() + when.total_seconds()) * 1000))
+    if not isinstance(when, datetime):
+        raise InputError(f"{name}={when!r}: give a timedelta from now, or a datetime with a time zone")
     if when.tzinfo is None:
         raise InputError(f"{name}={when!r} names no time zone: use datetime.now(UTC) + timedelta(…), or a timedelta")
     return max(1, int(when.timestamp() * 1000))

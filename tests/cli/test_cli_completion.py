@@ -6,7 +6,10 @@ import subprocess
 import sys
 
 import pytest
+from click.shell_completion import ZshComplete
 
+from farebox_worker.cli import command as farebox
+from farebox_worker.cli.completion import SOON, VARIABLE, SoonZsh
 from farebox_worker.server.embedded import EmbeddedServer
 
 ECHO = ("-m", "echo:echo", "--budget", 1)
@@ -22,6 +25,8 @@ def tab(desk, line, breaks=" :="):
 def test_commands_and_flags_are_offered(desk):
     assert tab(desk, "farebox wat") == ["plain,watch"]
     assert tab(desk, "farebox watch --q") == ["plain,--quiet"]
+    assert "plain,--help" in tab(desk, "farebox --")
+    assert tab(desk, "farebox status --redis ") == []
 
 
 @pytest.mark.parametrize(
@@ -46,6 +51,19 @@ def test_models_are_offered_and_bash_gets_what_stands_behind_the_colon(desk, sim
     assert tab(desk, "farebox run in.jsonl -m sim:", breaks=" =") == ["plain,sim:sim-1"]
     assert "plain,sim" in tab(desk, "farebox run in.jsonl --provider ")
     assert "plain,gpt-5-mini" in tab(desk, "farebox estimate in.jsonl -m openai:gpt-5-m")  # though there is no key
+
+
+def test_what_is_offered_without_asking_the_command_is_what_the_command_offers(desk, simulate, monkeypatch):
+    desk.prompts(1)
+    desk.run("run", "in.jsonl", *ECHO, "-o", "out.jsonl")
+    simulate()
+    monkeypatch.chdir(desk.home)
+    for words in ([name, "x", flag] if flag else [name] for name, flags in SOON.items() for flag in flags):
+        soon, asked = (
+            {(item.type, item.value) for item in shell(farebox, {}, "farebox", VARIABLE).get_completions(words, "")}
+            for shell in (SoonZsh, ZshComplete)
+        )
+        assert soon == asked != set(), words
 
 
 def test_files_are_left_to_the_shell(desk):

@@ -2,13 +2,12 @@
 
 import json
 import os
-import random
-import socket
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import pytest
 from tests.cli_support import KEY, prompt
+from tests.ports import free_port
 
 from farebox_worker.server.server_process import ask, start_server
 
@@ -200,7 +199,9 @@ def test_a_data_directory_that_is_a_file(desk):
     "flags",
     [
         ["--budget", "lots"], ["--budget", "-1"], ["--budget", "nan"], ["--budget", "inf"], ["--budget", "1e12"],
-        ["--budget", "1", "--no-budget"], ["--max-failures", "many"], ["--first", "0"], ["--frobnicate"],
+        ["--budget", "1", "--no-budget"], ["--max-failures", "many"], ["--max-failures", "-1"],
+        ["--max-failures", "150%"], ["--max-failures", "inf%"], ["--max-tokens", "9" * 20], ["--first", "0"],
+        ["--frobnicate"],
         ["--config", "nope.toml"], ["--redis", "http://x"],
     ],
 )  # fmt: skip
@@ -260,15 +261,6 @@ def test_a_wrong_key_stops_the_process_keeps_the_jobs_and_is_never_shown(desk, s
     assert KEY not in ended.stdout + ended.stderr
     right = desk.run(*run, SIM_API_KEY="sk-the-right-one-98765432")
     assert (right.code, right.json["succeeded"]) == (0, 40)
-
-
-def free_port():
-    """Find a port below those the system hands out: nobody takes it meanwhile, and a cluster's bus fits above it."""
-    while True:
-        port = random.SystemRandom().randint(11_000, 22_000)
-        with socket.socket() as taken, suppress(OSError):
-            taken.bind(("127.0.0.1", port))
-            return port
 
 
 @pytest.mark.slow

@@ -95,3 +95,25 @@ def test_what_would_do_nothing_or_harm_is_refused_in_words(desk):
     assert (exported.code, "farebox export OUT" in exported.stderr) == (2, True)
     assert not (desk.home / "there.jsonl").exists()
     assert "nothing to cancel" in desk.run("cancel", batch).stderr
+
+
+def test_submit_of_paid_models_under_no_limit_at_all_says_how_to_limit_them(desk, simulate):
+    simulate()
+    desk.prompts(4)
+    submit = ("submit", "in.jsonl", "-m", "sim:sim-1")
+    with EmbeddedServer(desk.home / ".farebox"):
+        assert desk.run("budget", "off").code == 0
+        ended = desk.run(*submit, "--batch", "b")
+        assert ended.code == 0, "who made a ledger without a limit has decided"
+        assert "No limit holds for these jobs. `farebox estimate in.jsonl`" in ended.stderr
+        assert "`farebox budget set USD --batch b" in ended.stderr
+        assert "No limit holds" in desk.run("submit", "in.jsonl", "-m", "else:where").stderr
+        assert desk.run(*submit, "--budget", 1, "--no-budget").code == 2
+        limited = [[*submit, "--budget", 1], [*submit, "--no-budget"], [*submit, "--batch", "b2", "--budget", 1]]
+        limited += [[*submit, "--batch", "b2"], ["submit", "in.jsonl", "-m", "echo:echo"]]
+        for scope in (("--tag", "nightly"), ("--provider", "sim")):
+            assert desk.run("budget", "set", 1, *scope).code == 0
+            limited.append([*submit, *(scope if scope[0] == "--tag" else ())])
+        for words in limited:
+            ended = desk.run(*words)
+            assert (ended.code, "No limit holds" in ended.stderr) == (0, False), words

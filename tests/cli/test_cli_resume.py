@@ -1,6 +1,7 @@
 """A run finds itself again: killed, interrupted, moved, robbed of its data, out of disk; nothing is asked twice."""
 
 import csv
+import gzip
 import json
 import os
 import random
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+import zstandard
 from tests.cli_support import assert_exactly_once, end_servers, kill_group, prompt
 
 KILLS = 8
@@ -107,6 +109,55 @@ def test_kill_9_at_any_instant_leaves_table_order_and_nothing_beside_them(desk, 
     spent = ended.json["spent_nusd"]
     assert spent <= simulated.bill()["cost_nusd"] <= spent + ended.json["unconfirmed_nusd"]
     assert desk.run("audit").code == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["gz", "zst", "-"])
+def test_kill_9_at_any_instant_though_the_input_is_packed_or_a_pipe(desk, simulate, kind):
+    simulated = simulate("--latency-ms", 20)
+    chance = random.Random(kind)
+    given = desk.prompts(200)
+    words, out = [*run_words(), *(["--ordered"] if kind == "zst" else [])], desk.home / "out.jsonl"
+    if kind != "-":
+        packed = gzip.compress if kind == "gz" else zstandard.ZstdCompressor().compress
+        given = desk.home / f"in.jsonl.{kind}"
+        given.write_bytes(packed((desk.home / "in.jsonl").read_bytes()))
+    words[1] = "-" if kind == "-" else given.name
+    for _ in range(KILLS):
+        with given.open("rb") as stdin:
+            process = desk.start(*words, stdin=stdin)
+        wait_for_lines(process, out, chance.choice((0, lines_in(out) + chance.randrange(1, 40), 200)))
+        time.sleep(chance.random() * chance.choice((0.05, 0.5)))
+        kill_group(process)
+        process.communicate()
+    with given.open("rb") as stdin:
+        ended = desk.run(*words, stdin=stdin)
+    assert_all_right(desk, simulated, ended, 200, 4 * KILLS)
+    if kind == "zst":
+        assert [line["custom_id"] for line in desk.out()] == [f"p{n}" for n in range(200)]
+
+
+@pytest.mark.slow
+def test_what_stdout_got_before_a_kill_9_stands_in_out_and_the_next_run_says_it_again(desk, simulate):
+    simulated = simulate("--latency-ms", 20)
+    chance = random.Random(5)
+    desk.prompts(40)  # their answers fit into the pipe that nobody empties meanwhile
+    words, out = run_words(out="-"), desk.home / "in.jsonl.out.jsonl"
+    words.remove("--json")
+    copies = []
+    for _ in range(KILLS):
+        process = desk.start(*words)
+        wait_for_lines(process, out, lines_in(out) + chance.randrange(1, 9))
+        time.sleep(chance.random() * chance.choice((0.05, 1)))
+        kill_group(process)
+        copies.append(process.communicate()[0])
+    ended = desk.run(*words)
+    whole = out.read_bytes()
+    assert (ended.code, ended.stdout.encode()) == (0, whole)
+    assert all(whole.startswith(copy) for copy in copies), "what was not synced was copied"
+    assert any(copies)
+    assert_exactly_once(desk.out(out.name), [f"p{n}" for n in range(40)])
+    assert simulated.bill()["calls"] <= 40 + 4 * KILLS
 
 
 @pytest.mark.slow

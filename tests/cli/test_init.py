@@ -64,6 +64,14 @@ def test_it_is_written_once_and_holds_no_key(tmp_path, monkeypatch):
     assert CliRunner().invoke(command, ["init", "--print"], env=environment).stdout == text
 
 
+def test_prompts_that_are_there_are_not_written_over_by_what_comes_next(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "mine"}\n', "utf-8")
+    done = CliRunner().invoke(command, ["init"])
+    assert "farebox run prompts.jsonl -m " in done.output
+    assert "> prompts.jsonl" not in done.output
+
+
 @pytest.mark.parametrize("body", [b'{"data": [{"id": "llama3:8b"}]}', b"<html>", b"[]", b'{"data": 5}'])
 def test_a_server_on_this_machine_is_found_when_it_speaks_the_api(body):
     class Local(BaseHTTPRequestHandler):

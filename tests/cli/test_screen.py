@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from farebox.ledger import Scope
-from farebox_worker.files.latency import Latencies
+from farebox_worker.latency import RECENT_S, Latencies, RecentLatencies
 from farebox_worker.run.forecast import Outlook
 from farebox_worker.run.picture import MOST_LANES, picture, plain_line
 from farebox_worker.run.screen import Screen
@@ -123,3 +123,59 @@ def test_a_share_of_the_latencies_is_right_to_five_percent(seed, share):
 
 def test_without_a_call_there_is_no_latency():
     assert Latencies().share_ms(0.5) is None
+
+
+def latencies(*times):
+    found = Latencies()
+    for ms in times:
+        found.count(ms)
+    return found
+
+
+def test_latencies_are_the_same_after_they_were_written_and_of_several_processes_they_add_up():
+    one, other = latencies(0, 5, 900, 900), latencies(*[40_000] * 12)
+    assert Latencies.read(str(one)).counts == one.counts
+    both = Latencies.of([one, other])
+    assert (both.share_ms(0.1), both.share_ms(0.5)) == (5, pytest.approx(40_000, rel=0.05))
+    assert str(Latencies()) == ""
+
+
+def test_recent_latencies_are_forgotten_within_a_minute():
+    now = 0.0
+    recent = RecentLatencies(lambda: now)
+    recent.count(7)
+    for moment in (RECENT_S - 1, RECENT_S, 2 * RECENT_S - 1):
+        now = moment
+        assert recent.look().share_ms(0.5) == 7
+    now = 2 * RECENT_S
+    assert str(recent.look()) == ""
+    recent.count(7)
+    now = 10 * RECENT_S
+    assert str(recent.look()) == "", "nobody looked for long"
+
+
+class Told(Latencies):
+    """Latencies of which the two shares are told that are shown."""
+
+    def __init__(self, half, most):
+        super().__init__()
+        self.told = {0.5: half, 0.95: most}
+
+    def share_ms(self, share):
+        return self.told[share]
+
+
+@pytest.mark.parametrize(
+    ("times", "words"),
+    [((8, 40), "8/40 ms"), ((850, 2100), "0.8/2.1 s"), ((710, 12_000), "0.7/12 s"), ((60_000, 70_000), "60/70 s")],
+)
+def test_a_lane_says_how_long_half_of_its_calls_took_and_nearly_all(times, words):
+    sight = Sight(Counts(3), 9, 1, 2, 0, Scope("batch:b", None), lanes=(LaneSight("sim:sim-1", latency=Told(*times)),))
+    assert words in "\n".join(drawn(sight, 80))
+    assert f"sim:sim-1: p50/p95 {words}" in plain_line(sight, RATES)
+
+
+@pytest.mark.parametrize(("width", "is_said"), [(80, True), (60, False)])
+def test_on_a_narrow_terminal_the_latency_gives_way_to_the_name(width, is_said):
+    lane = LaneSight("openai:gpt-5-mini@flex", 38, 64, 7600, latency=latencies(850), pace="540/600 rpm")
+    assert ("p50/p95" in "\n".join(rows(width, (lane,)))) == is_said

@@ -120,7 +120,19 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
-NAMED = {"custom_id", "model", "messages", "prompt", "farebox", "body", "url", "method", "stream", "service_tier", "n"}
+NAMED = {
+    "custom_id",
+    "model",
+    "messages",
+    "prompt",
+    "farebox",
+    "body",
+    "params",
+    "url",
+    "method",
+    "stream",
+    "service_tier",
+} | {"n"}
 
 
 @given(

@@ -208,8 +208,9 @@ async def test_a_messages_job_gets_the_vendors_own_bytes(reply_to):
     assert reply.body == reply.original == json.dumps(message()).encode()
 
 
-async def test_an_answer_whose_usage_cannot_be_read_is_still_an_answer(reply_to):
-    reply = await reply_to(message(usage={"input_tokens": "many"}))
+@pytest.mark.parametrize("usage", [{"input_tokens": "many"}, {"input_tokens": 10, "output_tokens": -5}])
+async def test_an_answer_whose_usage_cannot_be_read_is_still_an_answer(reply_to, usage):
+    reply = await reply_to(message(usage=usage))
     assert (reply.usage, reply.finish) == (None, "answered")
 
 

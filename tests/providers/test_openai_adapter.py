@@ -7,7 +7,7 @@ import pytest
 from tests.providers.adapter_contract import FACTS, KEY, HttpAdapterContract, chat, job, script
 from tests.providers.openai_adapters import adapter, unreachable, vendor
 
-from farebox.errors import InputError, ProviderAccountError
+from farebox.errors import InputError, ProviderAccountError, ProviderRequestError
 from farebox_worker.providers import fate
 from farebox_worker.providers.base import Facts, PromptMessage
 from farebox_worker.providers.openai import OpenAIProvider
@@ -189,7 +189,9 @@ async def test_usage_counts_are_disjoint(reply_to, usage, counts):
     assert (used.input_tokens, used.output_tokens, used.cache_read_tokens, used.cache_write_tokens) == counts
 
 
-@pytest.mark.parametrize("usage", [{"prompt_tokens": "ten"}, {"prompt_tokens": 10}, "none"])
+@pytest.mark.parametrize(
+    "usage", [{"prompt_tokens": "ten"}, {"prompt_tokens": 10}, {"prompt_tokens": 10, "completion_tokens": -5}, "none"]
+)
 async def test_an_answer_whose_usage_cannot_be_read_is_still_an_answer(reply_to, usage):
     reply = await reply_to(completion(usage=usage))
     assert (reply.usage, reply.finish) == (None, "answered")
@@ -222,12 +224,27 @@ async def test_a_users_words_in_an_error_do_not_pause_the_account(adapter, scrip
     assert not isinstance(caught.value, ProviderAccountError)
 
 
-@pytest.mark.parametrize("body", [{"object": "error", "message": "too long", "code": 400}, {"error": "too long"}])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"object": "error", "message": "too long", "code": 400},
+        {"error": "too long"},
+        [{"error": {"message": "too long", "status": "INVALID_ARGUMENT", "code": 400}}],
+        {"detail": "too long"},
+        {"detail": [{"loc": ["body"], "msg": "too long"}]},
+    ],
+)
 async def test_the_errors_of_older_servers_are_their_own_words_too(adapter, script, body):
     script.says(400, body)
     with pytest.raises(Exception, match="too long") as caught:
         await adapter.post(adapter.prepare(job(chat()), FACTS), timeout_s=5)
     assert caught.value.own_body
+
+
+async def test_a_redirect_says_where_it_leads_so_that_base_url_can_be_corrected(adapter, script):
+    script.says(307, b"", location="https://elsewhere.example/v1/chat/completions")
+    with pytest.raises(ProviderRequestError, match=r"redirects to https://elsewhere\.example/v1/.*base_url"):
+        await adapter.post(adapter.prepare(job(chat()), FACTS), timeout_s=5)
 
 
 @pytest.mark.parametrize("wrapped", [True, False])

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from farebox.commands import Redis
 from farebox.keys import Keys
+from farebox_worker.latency import Latencies
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class Heartbeat:
         in_flight: attempts claimed and not yet settled.
         age_s: how long ago this was, by the server's clock.
         troubles: by lane, of those that had some.
+        latencies: by lane, of the calls that were answered in the last minute.
         stopped: providers that refused this process's key, and what they said; a restart with a good key serves them.
     """
 
@@ -41,6 +43,7 @@ class Heartbeat:
     age_s: float
     troubles: Mapping[str, Trouble] = field(default_factory=dict)
     stopped: Mapping[str, str] = field(default_factory=dict)
+    latencies: Mapping[str, Latencies] = field(default_factory=dict)
 
 
 async def read_heartbeats(redis: Redis, keys: Keys) -> list[Heartbeat]:
@@ -77,12 +80,13 @@ def _heartbeat(worker_id: str, state: Mapping[bytes, bytes], age_s: float) -> He
         age_s=age_s,
         stopped=_by_lane(said.get("stopped", "")),
         troubles=_troubles(_by_lane(said.get("retried", "")), _by_lane(said.get("errors", ""))),
+        latencies={lane: Latencies.read(words) for lane, words in _by_lane(said.get("latencies", "")).items()},
     )
 
 
-def lines_by_lane(words: Mapping[str, object]) -> str:
-    """Write what is said of each lane, one a line, as heartbeats hold it."""
-    return "\n".join(f"{lane}\t{' '.join(str(said).split())[:200]}" for lane, said in words.items())
+def lines_by_lane(words: Mapping[str, object], *, most: int = 200) -> str:
+    """Write what is said of each lane, one a line and so many characters at most, as heartbeats hold it."""
+    return "\n".join(f"{lane}\t{' '.join(str(said).split())[:most]}" for lane, said in words.items())
 
 
 def _by_lane(lines: str) -> dict[str, str]:

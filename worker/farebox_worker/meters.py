@@ -9,6 +9,8 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
+from farebox_worker.latency import RecentLatencies
+
 CALL_S = (0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0)
 SETTLE_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 10.0)
 GROUP_JOBS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
@@ -46,6 +48,7 @@ class Meters:
         admissions: by lane and admit's word.
         calls: by lane and class: "answered", or the class of the failure.
         call_s: seconds that calls took, whatever came of them.
+        latency: of those that were answered a moment ago, in ms.
         pauses: pauses of a lane asked for by this process, by lane and reason.
         attempts: by lane and how they were settled.
         tokens: by lane and "input" or "output".
@@ -57,6 +60,7 @@ class Meters:
         self.admissions: Counter[tuple[str, str]] = Counter()
         self.calls: Counter[tuple[str, str]] = Counter()
         self.call_s: defaultdict[str, Histogram] = defaultdict(lambda: Histogram(CALL_S))
+        self.latency: defaultdict[str, RecentLatencies] = defaultdict(RecentLatencies)
         self.pauses: Counter[tuple[str, str]] = Counter()
         self.attempts: Counter[tuple[str, str]] = Counter()
         self.tokens: Counter[tuple[str, str]] = Counter()

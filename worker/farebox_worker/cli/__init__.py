@@ -8,10 +8,13 @@ from __future__ import annotations
 import difflib
 import gc
 import importlib
+import io
 import os
 import sys
+from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from farebox.errors import ConfigError, FareboxError, InputError, ModelNotFoundError, UntranslatableError
 
@@ -62,6 +65,12 @@ class _Commands(click.Group):
         module = importlib.import_module(f"farebox_worker.cli.{_COMMANDS[cmd_name]}")
         command: click.Command = getattr(module, cmd_name)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[Any]]:
+        """Offer commands by their names, without importing them."""
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        return [CompletionItem(name, help=told) for name, told in _HELP.items() if name.startswith(incomplete)]
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -147,6 +156,8 @@ def main() -> None:
 
 def _prepare() -> None:
     gc.set_threshold(*GARBAGE)
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr.reconfigure(errors="replace")  # where a locale lacks a letter, one ? keeps its place in the row
     if "_FAREBOX_COMPLETE" in os.environ:
         importlib.import_module("farebox_worker.cli.completion")  # it knows bash better than click
 

@@ -10,6 +10,7 @@ from farebox.streams import before
 from farebox_worker.files.answers import output_line
 from farebox_worker.files.tally import Tally
 from farebox_worker.files.written import note_of
+from farebox_worker.latency import duration
 
 NEWEST_ENTRIES = 500  # of a result stream, each of up to 64 jobs
 _CAUSES = 10
@@ -25,8 +26,8 @@ def model_table(tally: Tally) -> Table:
     for ref, one in sorted(tally.models.items()):
         cells = {"invalid": f"{one.invalid:,}" if one.invalid else "", "saved": dollars_from_nusd(one.saved_nusd)}
         table.add_row(
-            ref or "?", f"{one.jobs:,}", f"{one.failed:,}" if one.failed else "", _seconds(one.latency.share_ms(0.5)),
-            _seconds(one.latency.share_ms(0.95)), f"{one.input_tokens:,}", f"{one.output_tokens:,}",
+            ref or "?", f"{one.jobs:,}", f"{one.failed:,}" if one.failed else "", duration(one.latency.share_ms(0.5)),
+            duration(one.latency.share_ms(0.95)), f"{one.input_tokens:,}", f"{one.output_tokens:,}",
             dollars_from_nusd(one.cost_nusd), *(cells[name] for name in extra),
         )  # fmt: skip
     return table
@@ -75,8 +76,3 @@ async def tally_of(batch: Batch) -> Tally:
                 if note := note_of(output_line(job_id, result, batch.batch_id)):
                     tally.count(note)
     return tally
-
-
-def _seconds(ms: int | None) -> str:
-    """Write how long a call took."""
-    return "" if ms is None else f"{ms} ms" if ms < 1000 else f"{ms / 1000:.1f} s"

@@ -1,21 +1,30 @@
 """`farebox completion`: the script by which a shell completes commands, flags, batches and models.
 
-The scripts are click's, but for bash's: it breaks words at the colons of model_refs.
+The scripts are click's, but for bash's: it breaks words at the colons of model_refs. Batches and models, which people
+cannot remember, are offered without asking the command, whose import takes longer than they can wait for.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import click
 from click.shell_completion import (
     BashComplete,
     CompletionItem,
+    FishComplete,
+    ShellComplete,
+    ZshComplete,
     add_completion_class,
     get_completion_class,
     split_arg_string,
 )
+
+from farebox_worker.cli import suggest
+from farebox_worker.cli.options import common
+from farebox_worker.settings import Settings
 
 VARIABLE = "_FAREBOX_COMPLETE"
 _HOW = {
@@ -41,9 +50,49 @@ _BASH = """\
 complete -o nosort -F %(complete_func)s %(prog_name)s
 """
 
+_OF_BATCHES = dict.fromkeys(("status", "watch", "results", "cancel"), suggest.batches)
+_OF_BATCHES |= dict.fromkeys(("retry", "export"), suggest.batches_or_files)
+_OF_LINES: Mapping[str, suggest.Suggest] = dict.fromkeys(("-m", "--model", "--fallback"), suggest.models) | {
+    "--provider": suggest.providers
+}
+SOON: dict[str, Mapping[str, suggest.Suggest]] = {  # by command, what follows a flag, or the command itself
+    **{name: {"": offer} for name, offer in _OF_BATCHES.items()},
+    **dict.fromkeys(("run", "submit", "estimate"), _OF_LINES),
+}
+
+
+class _Soon(ShellComplete):
+    """Offers what SOON names at once, and leaves the rest to the command."""
+
+    def get_completions(self, args: list[str], incomplete: str) -> list[CompletionItem[Any]]:
+        """Offer what may stand at the cursor."""
+        if args and args[0] in SOON and not incomplete.startswith("-"):
+            ctx = _place.make_context("", args[1:], resilient_parsing=True)
+            last = args[-1] if ctx.args or args[-1].startswith("-") else ""
+            if offer := SOON[args[0]].get(last):
+                return offer(ctx, _place.params[0], incomplete)
+        return super().get_completions(args, incomplete)
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+@common
+def _place(settings: Settings) -> None:
+    """Stand for any command: of its flags, those alone count that say where the bus is."""
+    del settings
+
 
 @add_completion_class
-class ColonBash(BashComplete):
+class SoonZsh(_Soon, ZshComplete):
+    """Completes in zsh."""
+
+
+@add_completion_class
+class SoonFish(_Soon, FishComplete):
+    """Completes in fish."""
+
+
+@add_completion_class
+class ColonBash(_Soon, BashComplete):
     """Completes whole words in bash, which takes a colon for the end of one and replaces what is behind it alone."""
 
     source_template: ClassVar[str] = _BASH

@@ -54,11 +54,14 @@ def _seen(found: Found) -> list[str]:
     if not said:
         said = ["no provider's key is in the environment: set OPENAI_API_KEY or ANTHROPIC_API_KEY, or try it offline"]
     model, budget = _model(found)
+    ask = f"  farebox run prompts.jsonl -m {model}{budget}"
+    if (Path.cwd() / "prompts.jsonl").exists():  # what is there is not to be written over
+        return [*said, "Next, ask; it costs no more than you say:", ask]
     return [
         *said,
         "Next, put prompts into a file, and ask; it costs no more than you say:",
         """  echo '{"prompt": "Is 91 a prime number? One word."}' > prompts.jsonl""",
-        f"  farebox run prompts.jsonl -m {model}{budget}",
+        ask,
     ]
 
 

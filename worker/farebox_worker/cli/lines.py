@@ -31,7 +31,9 @@ _OPTIONS = (
         help="provider:model for every line, e.g. openai:gpt-5-mini; several -m ask each line of each.",
     ),
     click.option("--provider", metavar="P", shell_complete=suggest.providers, help="Whose model a bare name is."),
-    click.option("--max-tokens", type=click.IntRange(min=1), metavar="N", help="Output cap of lines that have none."),
+    click.option(
+        "--max-tokens", type=click.IntRange(1, 100_000_000), metavar="N", help="Output cap of lines that have none."
+    ),
     click.option("--tier", type=click.Choice(TIERS), default="standard", show_default=True, help=TIER_HELP),
     click.option("--drop-params", metavar="A,B", default="", help="Drop these where a provider cannot say them."),
     click.option("--template", metavar="TEXT", help='The prompt of a row, such as "Classify: {text}"; or @FILE.'),

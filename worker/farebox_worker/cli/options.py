@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import os
@@ -88,8 +87,10 @@ def refuse_early_flags(ctx: click.Context, words: str) -> None:
 
 def run_async(work: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on uvloop where it is installed, else on asyncio's own loop."""
+    import asyncio  # noqa: PLC0415 - heavy, and a TAB and --help need it not
+
     try:
-        import uvloop  # noqa: PLC0415 - heavy, and only commands that work need it
+        import uvloop  # noqa: PLC0415 - the same
     except ImportError:
         return asyncio.run(work)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -47,7 +47,7 @@ from farebox_worker.process.process import Process
 from farebox_worker.run import place as places
 from farebox_worker.run.ask import Ask
 from farebox_worker.run.crew import Crew
-from farebox_worker.run.feed import Feed
+from farebox_worker.run.feed import Feed, window_for
 from farebox_worker.run.finish import Finish
 from farebox_worker.run.follow import Follow
 from farebox_worker.run.forecast import Prospect, look_ahead, scopes_of, seen_before
@@ -209,14 +209,15 @@ async def _work(  # noqa: PLR0913, PLR0917 - everything a run needs is made abov
     prospect = Prospect(plan.asked, plan.done, plan.rest, known_lengths, scopes)
     await _warn_of_the_end(batch, prospect, plan, out, screen)
     follow = Follow(batch, out, copy=finish.copy_while_running())
+    processes = flags.processes if session.server or flags.with_worker else 0
     feed = Feed(
         batch,
         planner.lines(),
         is_done=out.done.contains,
         outstanding=follow.outstanding,
         done=plan.done_unread,
+        window=window_for(processes * settings.worker.concurrency * len(plan.asked)),
     )
-    processes = flags.processes if session.server or flags.with_worker else 0
     crew = Crew(
         lambda batch_id: Process(session.redis, settings, shop.routes, only_batch=batch_id, handle_signals=False),
         processes,

@@ -44,9 +44,13 @@ class Flags(msgspec.Struct, frozen=True, kw_only=True):
         if text is None:
             return None
         try:
-            return max(1, int(total * float(text[:-1]) / 100) if text.endswith("%") else int(text))
-        except ValueError:
-            raise click.UsageError(f"--max-failures takes a number or a percentage, not {text!r}.") from None
+            percent = float(text[:-1]) if text.endswith("%") else 0.0
+            jobs = int(total * percent / 100) if text.endswith("%") else int(text)
+        except (ValueError, OverflowError):
+            percent, jobs = 0.0, -1
+        if jobs < 0 or percent > 100:
+            raise click.UsageError(f"--max-failures takes a number of jobs or a percentage up to 100%, not {text!r}.")
+        return max(1, jobs)
 
     def refuse_unfit(self, *, as_json: bool) -> None:
         """Refuse what cannot be meant together. Raises: click.UsageError."""

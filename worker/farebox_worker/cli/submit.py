@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import click
 from redis.exceptions import RedisError
 
 from farebox.errors import InputError, JobConflictError, ModelNotFoundError, ServerError
+from farebox.ledger import GLOBAL
 from farebox.money import nusd_from_usd
 from farebox.records import Tier
 from farebox.reuse import Reuse, batch_of
@@ -18,8 +19,9 @@ from farebox_worker.cli.lines import LineFlags, line_options
 from farebox_worker.cli.options import USD, common, json_option, log_to_stderr, print_json, reuse_option, run_async, say
 from farebox_worker.files.lines import Line
 from farebox_worker.files.summary import bad_line_report, how_to_mend, summarize
+from farebox_worker.run.ask import Ask
 from farebox_worker.run.screen import Screen
-from farebox_worker.session import flags_from_here, open_session
+from farebox_worker.session import Session, flags_from_here, open_session
 from farebox_worker.settings import Settings
 from farebox_worker.shop import Shop
 
@@ -35,6 +37,7 @@ class _Named:
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.option("--batch", metavar="NAME", help="The batch's id; submitting again adds what is new. Default: a new one.")
 @click.option("--budget", type=USD, metavar="USD", help="Hard limit of the batch in dollars.")
+@click.option("--no-budget", is_flag=True, help="Say nothing when no limit holds for paid models.")
 @click.option("--priority", type=click.IntRange(0, 9), default=0, show_default=True, metavar="N", help="9 goes first.")
 @click.option("--tag", "tags", multiple=True, help="Count the cost under this tag too; repeatable.")
 @line_options
@@ -46,6 +49,7 @@ def submit(  # noqa: PLR0913, PLR0917 - the flags of a command
     source: Path,
     batch: str | None,
     budget: float | None,
+    no_budget: bool,
     priority: int,
     tags: tuple[str, ...],
     lines: LineFlags,
@@ -58,6 +62,8 @@ def submit(  # noqa: PLR0913, PLR0917 - the flags of a command
     farebox submit prompts.jsonl -m openai:gpt-5-mini --budget 50 --tag nightly
     """
     log_to_stderr(is_quiet=True)
+    if budget is not None and no_budget:
+        raise click.UsageError("--budget and --no-budget contradict each other.")
     ask = lines.ask(source, tags=tags)
     source = ask.source.path
     shop = Shop(settings)
@@ -88,7 +94,30 @@ def submit(  # noqa: PLR0913, PLR0917 - the flags of a command
             raise InputError(f"{report}\nNothing was submitted. {how_to_mend(summary)}".rstrip())
         say(report)
     name = batch or f"{source.stem[:40].translate(_SAFE)}-{secrets.token_hex(4)}"
-    run_async(_submit(settings, name, source, read, budget, priority, reuses=reuse, as_json=as_json))
+    is_decided = no_budget or budget is not None
+    paid = set() if is_decided else {ref for ref in summary.models if _is_paid(shop, ref)}
+    run_async(_submit(settings, name, ask, read, budget, priority, paid=paid, reuses=reuse, as_json=as_json))
+
+
+def _is_paid(shop: Shop, model_ref: str) -> bool:
+    """Tell whether a model may cost money: all do that are not known here."""
+    try:
+        entry = shop.catalogue.resolve(model_ref)
+    except ModelNotFoundError:
+        return True
+    return not (entry.free or (entry.price and entry.price.pretend))
+
+
+async def _say_without_limit(session: Session, name: str, ask: Ask, paid: Collection[str]) -> None:
+    """Point out that no limit of any kind holds paid models: whoever made the ledger so decided it, for all."""
+    scopes = [GLOBAL, f"batch:{name}", *(f"tag:{tag}" for tag in ask.tags)]
+    scopes += {scope for ref in paid for scope in (f"model:{ref}", f"provider:{ref.partition(':')[0]}")}
+    if paid and not await session.ledger.limits(scopes):
+        flags = flags_from_here(session.settings)
+        say(
+            f"No limit holds for these jobs. `farebox estimate {ask.source.path}` says what they can cost, "
+            f"`farebox budget set USD --batch {name}{flags}` limits them, and --no-budget leaves this out."
+        )
 
 
 class _SafeTable(dict[int, str]):
@@ -102,18 +131,20 @@ _SAFE = _SafeTable()
 async def _submit(  # noqa: PLR0913 - what the flags say
     settings: Settings,
     name: str,
-    source: Path,
+    ask: Ask,
     lines: Callable[[], Iterator[Line]],
     budget: float | None,
     priority: int,
     *,
+    paid: Collection[str],
     reuses: bool,
     as_json: bool,
 ) -> None:
     async with open_session(settings) as session:
+        await _say_without_limit(session, name, ask, paid)
         reuse: Reuse | None = "content" if reuses else None
         batch = batch_of(session.redis, name, namespace=session.namespace, reuse=reuse)
-        await batch.open(source.name)
+        await batch.open(ask.source.path.name)
         if budget is not None:
             await session.ledger.set_limit(f"batch:{name}", nusd_from_usd(budget))
         try:

@@ -6,15 +6,18 @@ and says nothing where there is nothing to say.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
 import click
+import msgspec
 from click.shell_completion import CompletionItem
 
 from farebox_worker.configuration import load, with_vendors
 from farebox_worker.settings import Settings
+
+Suggest = Callable[[click.Context, click.Parameter, str], list[CompletionItem[str]]]
 
 PATIENCE_S = 0.25
 NEWEST = 200
@@ -78,14 +81,17 @@ def _on_the_bus(ctx: click.Context) -> list[str]:
 
 
 def _of_files_here() -> list[str]:
-    from farebox_worker.files import sidecar  # noqa: PLC0415 - only where batches are offered
-
     names = []
     for path in Path().glob("*.farebox"):
         with suppress(Exception):
-            known = sidecar.read(path)
-            names += [known.batch_id] if known else []
+            names.append(msgspec.json.decode(path.read_bytes(), type=_Sidecar).batch_id)
     return names
+
+
+class _Sidecar(msgspec.Struct):
+    """What counts here of `OUT.farebox`."""
+
+    batch_id: str
 
 
 def _starting(incomplete: str, names: Iterable[str]) -> list[CompletionItem[str]]:

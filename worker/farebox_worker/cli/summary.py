@@ -124,14 +124,15 @@ def _notes(ending: Ending, plan: Plan, out: Path, flags: str) -> list[str]:
         notes.append(f"{tally.reused:,} reused, {dollars_from_nusd(tally.reused_nusd)} saved.")
     if plan.pretend:
         notes.append(f"{', '.join(sorted(plan.pretend))}: a pretend price, nothing was paid.")
-    kinds = {"truncated": "cut off at their output cap", "refused": "refused", "filtered": "filtered"}
+    kinds = {"truncated": "cut off at the output cap", "refused": "refused", "filtered": "filtered"}
     for finish, words in kinds.items():
         if tally.finishes[finish]:
             answers = "1 answer was" if tally.finishes[finish] == 1 else f"{tally.finishes[finish]:,} answers were"
             notes.append(f"{answers} {words}.")
     notes += _misfits(tally, out, flags)
     if ending.capped_by_default:
-        notes.append(f"{ending.capped_by_default:,} lines named no output cap and got the default (--max-tokens).")
+        lines = "1 line" if ending.capped_by_default == 1 else f"{ending.capped_by_default:,} lines"
+        notes.append(f"{lines} named no output cap and got the default (--max-tokens).")
     notes += causes(tally)
     if tally.outcomes["failed"] and not ending.reason:  # a reason says it, where it helps
         notes.append(f"The same command asks what failed again after `farebox retry {_name(out)}{flags}`.")

@@ -97,7 +97,7 @@ async def _follow(
         still = still + 1 if is_parked else 0
         if still >= STILL_LOOKS:
             return last, await _needs([batch for batch, _ in going])
-        lanes = {lane for batch, _ in going for lane in await batch.lanes()} if is_one else None
+        lanes = {lane for batch, _ in going for lane in await batch.lanes(even_parked=True)} if is_one else None
         sights[-1] = replace(sights[-1], lanes=await look_at_lanes(session.redis, session.ledger.keys, lanes))
         screen.show(*sights)
         is_idle = not any(one.running or one.waiting or one.parked for one in sights)

@@ -7,7 +7,7 @@ In: `source` opens it (`csv_table` reads rows), `content` knows it again, `membe
 where answers go, `answers` makes a line, `output` appends it (`lock`, `durable`, `sidecar` keep it safe), `written`
 finds again what it holds, `tally` sums it up, `failures_in` finds what can be retried, `csv_answers` and `export` write
 it in other forms.
-For millions of lines in little memory: `table`, `numbers`, `line_index`, `latency`.
+For millions of lines in little memory: `table`, `numbers`, `line_index`.
 """
 
 from farebox_worker.files.answers import output_line

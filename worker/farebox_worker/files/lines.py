@@ -241,8 +241,10 @@ class _Judge:
     def _glance(self, found: Found) -> tuple[str, str, int] | None:
         """Read no more of a line than its id, its model and its size; None where that is not enough."""
         if isinstance(found, bytes) and self._wording.template is None:
-            seen = shape.glance(found)
-            return seen and (*seen, len(found))
+            if (seen := shape.glance(found)) is None:
+                return None
+            custom_id, model = seen
+            return custom_id, model, len(found)
         if not isinstance(found, dict):
             return None
         try:

@@ -52,7 +52,7 @@ class OutputFile:
 
     Attributes:
         path: the file, symbolic links resolved.
-        done: the jobs that have their line; `job_id in done`, `done.outcome(job_id)`.
+        done: the jobs that have their line; `job_id in done`.
         synced_length: in bytes, what is on the disk for certain.
         fit: judges the answers that are written; None where no schema was asked for.
     """

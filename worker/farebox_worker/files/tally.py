@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from farebox.records import Finish, Outcome
-from farebox_worker.files.latency import Latencies
+from farebox_worker.latency import Latencies
 
 
 class NotedUsage(msgspec.Struct, frozen=True):

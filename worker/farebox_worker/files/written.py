@@ -11,14 +11,12 @@ from typing import BinaryIO
 import msgspec
 
 from farebox.errors import InputError
-from farebox.records import Outcome
 from farebox.records import job_id as name_job
-from farebox_worker.files.table import NameTable
+from farebox_worker.files.table import NameSet
 from farebox_worker.files.tally import Note, Tally
 
 PREFIX = b'{"id":"farebox-'  # how every line of ours begins
 _HEAD_BYTES = 64
-_OUTCOMES: tuple[Outcome, ...] = ("succeeded", "failed", "cancelled")
 
 
 NameNow = Callable[[str, str], str]  # from a line's custom_id and model_ref: the custom_id of the same question now
@@ -73,7 +71,7 @@ def _note(own: OwnLine) -> Note:
 
 
 class Written:
-    """The jobs that have their line, in 11 bytes a line. What was added last can be forgotten until it is kept.
+    """The jobs that have their line, in 9 bytes a line. What was added last can be forgotten until it is kept.
 
     Attributes:
         tally: the lines, counted.
@@ -83,8 +81,8 @@ class Written:
     def __init__(self) -> None:
         self.tally = Tally()
         self.batch = ""
-        self._kept = NameTable(largest=len(_OUTCOMES))
-        self._renamed = NameTable(largest=len(_OUTCOMES))
+        self._kept = NameSet()
+        self._renamed = NameSet()
         self._fresh: dict[str, Note] = {}
 
     def __len__(self) -> int:
@@ -95,14 +93,9 @@ class Written:
 
     def contains(self, job_id: str) -> bool:
         """Tell whether the job has its line."""
-        return job_id in self._fresh or self._kept.get(job_id) > 0 or self._renamed.get(job_id) > 0
-
-    def outcome(self, job_id: str) -> Outcome | None:
-        """Tell how the job ended, or None when it has no line."""
-        if fresh := self._fresh.get(job_id):
-            return fresh.outcome
-        number = self._kept.get(job_id) or self._renamed.get(job_id)
-        return _OUTCOMES[number - 1] if number else None
+        if job_id in self._fresh or job_id in self._kept:
+            return True
+        return len(self._renamed) > 0 and job_id in self._renamed
 
     def add(self, note: Note) -> bool:
         """Count a job; False when it has its line already."""
@@ -116,18 +109,17 @@ class Written:
     def adopt(self, own: OwnLine, name_now: NameNow | None) -> None:
         """Take in a line of the file; it stands for the job too that asks the same under the name it has now."""
         note = _note(own)
-        outcome = _OUTCOMES.index(note.outcome) + 1
-        if (self._renamed and self._renamed.get(note.job)) or self._kept.add(note.job, outcome):
+        if (len(self._renamed) and note.job in self._renamed) or not self._kept.add(note.job):
             return
         self.tally.count(note)
         self.batch = note.batch or self.batch
-        if same := same_job(own, name_now):
-            self._renamed.add(same, outcome)
+        if name_now and (same := same_job(own, name_now)):
+            self._renamed.add(same)
 
     def keep(self) -> None:
         """Make what was added final."""
-        for note in self._fresh.values():
-            self._kept.add(note.job, _OUTCOMES.index(note.outcome) + 1)
+        for job_id in self._fresh:
+            self._kept.add(job_id)
         self._fresh.clear()
 
     def forget(self) -> None:

@@ -27,6 +27,7 @@ from farebox_worker.providers import anthropic_request as requests
 from farebox_worker.providers import body as bodies
 from farebox_worker.providers import fate
 from farebox_worker.providers.base import (
+    NO_HEADERS,
     Facts,
     ModelCapability,
     ModelInfo,
@@ -35,7 +36,6 @@ from farebox_worker.providers.base import (
     Reply,
     StreamChunk,
     TokenUsage,
-    no_headers,
 )
 from farebox_worker.providers.connection import FOREVER, Answer, HttpClient, Templates
 from farebox_worker.providers.conversation import (
@@ -167,7 +167,7 @@ class AnthropicProvider(Conversational):
             output_bound=requests.output_bound(request, cap),
             capped_by_default=by_default,
             api=job.api,
-            headers=SAMPLING_VERSION if request.has_sampling else no_headers(),
+            headers=SAMPLING_VERSION if request.has_sampling else NO_HEADERS,
             fees=requests.fees(request),
         )
 
@@ -290,6 +290,8 @@ class AnthropicProvider(Conversational):
             usage = _usage.decode(raw)
         except msgspec.DecodeError:
             return None, ""  # an answer whose usage nobody can read is still an answer
+        if min(usage.input_tokens, usage.output_tokens) < 0:
+            return None, usage.service_tier or ""
         writes, tools = usage.cache_creation or _Writes(), usage.server_tool_use
         kept = max(0, writes.ephemeral_1h_input_tokens or 0)
         written = max(usage.cache_creation_input_tokens or 0, kept + max(0, writes.ephemeral_5m_input_tokens or 0))
@@ -297,8 +299,8 @@ class AnthropicProvider(Conversational):
             kept = written
         counted = {"web_search": max(0, tools.web_search_requests or 0)} if tools else {}
         return TokenUsage(
-            max(0, usage.input_tokens),
-            max(0, usage.output_tokens),
+            usage.input_tokens,
+            usage.output_tokens,
             max(0, usage.cache_read_input_tokens or 0),
             written,
             cache_write_1h_tokens=kept,

@@ -139,17 +139,19 @@ def rejected(
     """
     status, headers, content = response.status_code, response.headers, _content(response)
     error = _error_object(content)
-    own_body = error is not None
+    own_body = error is not None or status == 429  # who turns a call away at the door has not let it in
     message, codes = _message_and_codes(error or {})
     fields: dict[str, Any] = {
         "status_code": status,
         "code": scrub(codes[0]) if codes else "",
-        "body": scrub(content[:MAX_BODY].decode("utf-8", "replace")).encode() if own_body else b"",
+        "body": scrub(content[:MAX_BODY].decode("utf-8", "replace")).encode() if error is not None else b"",
         "own_body": own_body,
         "request_id": _request_id(headers),
         "headers": kept_headers(headers.raw),
         "retry_after": retry_after_s(headers),
     }
+    if 300 <= status < 400 and (location := headers.get("location")):
+        message = f"it redirects to {location}; base_url must name the address where it really is"
     said = scrub(message or _foreign_text(content))[:MAX_MESSAGE]
     text = f"{provider_id} answered {status}" + (f" {fields['code']}" if fields["code"] else "")
     text += f": {said}" if said else ""
@@ -167,7 +169,7 @@ def lost(provider_id: str, error: BaseException, *, timeout_s: float, scrub: Scr
         return ProviderTimeoutError(provider_id, f"{provider_id} did not answer within {timeout_s:g} s")
     chain = list(_causes(error))
     root = chain[-1]
-    reason = scrub(f"{type(root).__name__}: {root}".rstrip(": "))[:MAX_MESSAGE]
+    reason = scrub(" ".join(f"{type(root).__name__}: {root}".split()).rstrip(": "))[:MAX_MESSAGE]
     if any(isinstance(cause, NEVER_SENT) for cause in chain):
         return ProviderConnectionError(provider_id, f"{provider_id} could not be reached: {reason}", sent=False)
     if any(isinstance(cause, TimeoutError | httpx2.ReadTimeout) for cause in chain):
@@ -243,11 +245,16 @@ def _class_of(status: int) -> type[ProviderError]:
 
 
 def _error_object(content: bytes) -> dict[str, Any] | None:
-    """Return the provider's own error object: JSON with `error`, or the older `{"object": "error", ...}` of vLLM."""
+    """Return the provider's own error object.
+
+    It is JSON with `error` (Gemini wraps it into a list), `detail` (FastAPI's), or vLLM's older `{"object": "error"}`.
+    """
     try:
         body = msgspec.json.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
+    if isinstance(body, list) and body:
+        body = body[0]
     if not isinstance(body, dict):
         return None
     error = body.get("error")
@@ -255,6 +262,8 @@ def _error_object(content: bytes) -> dict[str, Any] | None:
         return error
     if isinstance(error, str):
         return {"message": error}
+    if detail := body.get("detail"):
+        return {"message": detail}
     return body if body.get("object") == "error" else None
 
 

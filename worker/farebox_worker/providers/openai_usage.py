@@ -81,9 +81,14 @@ def read(raw: Raw, prepared: Prepared, searches: int | None = None) -> TokenUsag
 
 
 def _whole(usage: _Usage, prepared: Prepared) -> tuple[int, int] | None:
-    """Find all tokens in and out; an embedding has none of the latter, and some servers tell its total alone."""
+    """Find all tokens in and out; an embedding has none of the latter, and some servers tell its total alone.
+
+    None when a count is missing or negative.
+    """
     prompt = usage.input_tokens if usage.prompt_tokens is None else usage.prompt_tokens
     answered = usage.output_tokens if usage.completion_tokens is None else usage.completion_tokens
     if prepared.api == "embeddings":
         prompt, answered = usage.total_tokens if prompt is None else prompt, 0
-    return None if prompt is None or answered is None else (max(0, prompt), max(0, answered))
+    if prompt is None or answered is None or min(prompt, answered) < 0:
+        return None
+    return prompt, answered

@@ -13,8 +13,14 @@ from farebox.errors import InputError, JobConflictError, ServerError
 from farebox.records import Job
 from farebox_worker.files.lines import Line
 
-WINDOW_JOBS = 20_000
+WINDOW_JOBS = 20_000  # for a fleet, of which nobody knows how much it takes at once
+LEAST_WINDOW_JOBS = 10_000  # two seconds of the fastest worker; each takes 500 bytes of this process
 WINDOW_BYTES = 128_000_000
+
+
+def window_for(slots: int) -> int:
+    """How many jobs may be outstanding where so many calls can be in flight; 0 slots are those of a fleet."""
+    return min(WINDOW_JOBS, max(LEAST_WINDOW_JOBS, 2 * slots)) if slots else WINDOW_JOBS
 
 
 class Feed:
@@ -25,6 +31,7 @@ class Feed:
         lines: the file's lines; bad ones and done ones are passed over.
         is_done: tells whether a job id has its line in OUT.
         done: answered lines that are not among `lines`.
+        window: how many jobs may be outstanding.
         outstanding: job ids that were submitted and have no line yet; whoever writes their lines takes them out.
 
     Attributes:
@@ -40,11 +47,13 @@ class Feed:
         is_done: Callable[[str], bool],
         outstanding: set[str],
         done: int = 0,
+        window: int = WINDOW_JOBS,
     ) -> None:
         self._batch = batch
         self._lines = lines
         self._is_done = is_done
         self._outstanding = outstanding
+        self._window = window
         self._bytes = 0
         self._numbers: dict[str, int] = {}
         self.sent = 0
@@ -116,4 +125,4 @@ class Feed:
         if not outstanding:
             return False
         mean = self._bytes / max(1, self.sent)
-        return outstanding >= WINDOW_JOBS or outstanding * mean + size > WINDOW_BYTES
+        return outstanding >= self._window or outstanding * mean + size > WINDOW_BYTES

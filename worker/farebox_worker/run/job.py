@@ -274,7 +274,9 @@ class MainJob:
         """See the lanes of the batch, once a second."""
         if time.monotonic() - self._saw_lanes >= LANES_EVERY_S:
             batch, errors = self._batch, self._crew.errors()
-            self._lanes = await look_at_lanes(batch.redis, batch.keys, await batch.lanes(), errors=errors)
+            latencies = {model_ref: one.latency for model_ref, one in self._ending.tally.models.items()}
+            names = await batch.lanes(even_parked=True)
+            self._lanes = await look_at_lanes(batch.redis, batch.keys, names, errors=errors, latencies=latencies)
             self._saw_lanes = time.monotonic()
 
     async def _paused(self) -> tuple[str, ...]:

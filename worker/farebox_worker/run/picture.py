@@ -20,7 +20,8 @@ from farebox_worker.run.forecast import Outlook
 from farebox_worker.run.sight import LaneSight, Rates, Sight
 
 MOST_LANES = 8
-NARROW = 60  # columns; below it lanes lose their rates
+LEAST_NAME = 20  # columns; where the lanes' names get fewer, what is said of them gives way:
+GIVING_WAY = ("retries", "p50/p95", "rate limit")
 Part = tuple[str, str]  # words, style
 
 
@@ -49,6 +50,7 @@ def plain_line(sight: Sight, rates: Rates) -> str:
         money_line(sight.scope),
         *outlook_lines(sight.outlook),
         time_left(sight, rates),
+        *(f"{lane.name}: p50/p95 {words}" for lane in sight.lanes[:3] if (words := _latency(lane))),
         *(f"{lane.name}: {lane.trouble}" for lane in sight.lanes[:3] if lane.trouble),
         *sight.notes,
     ]
@@ -159,35 +161,50 @@ def _lane_rows(lanes: Sequence[LaneSight], width: int) -> Iterator[Text]:
     shown = lanes[:MOST_LANES]
     if not shown:
         return
-    columns = [["lane"], ["in flight"], ["queued"], ["retries"], ["rate limit"]]
+    columns = [["lane"], ["in flight"], ["queued"], ["p50/p95"], ["retries"], ["rate limit"]]
     for lane in shown:
         target = "" if lane.target is None else f"/{lane.target:,}"
         cells = (
             lane.name,
             f"{lane.in_flight:,}{target}",
             f"{lane.queued:,}",
+            _latency(lane),
             f"{lane.retried:,}" if lane.retried else "",
             lane.pace,
         )
         for column, cell in zip(columns, cells, strict=True):
             column.append(cell)
-    if width < NARROW:
-        columns = columns[:3]
-    elif not any(lane.pace for lane in shown):
-        columns = columns[:4]
-    widest = max(12, width - sum(max(map(len, column)) + 2 for column in columns[1:]) - 2)
-    columns[0] = [cell if len(cell) <= widest else cell[: widest - 1] + "…" for cell in columns[0]]
-    for number, cells in enumerate(zip(*columns, strict=True)):
-        row = Text(style="bright_black" if number == 0 else "")
-        for place, (cell, column) in enumerate(zip(cells, columns, strict=True)):
+    names, *others = columns
+    others = [column for column in others if any(column[1:])]
+    for name in GIVING_WAY:
+        if width - _width(others) < min(LEAST_NAME, max(map(len, names))):
+            others = [column for column in others if column[0] != name]
+    widest = max(12, width - _width(others))
+    names = [cell if len(cell) <= widest else cell[: widest - 1] + "…" for cell in names]
+    for number, cells in enumerate(zip(names, *others, strict=True)):
+        row = Text(cells[0].ljust(max(map(len, names))), style="bright_black" if number == 0 else "")
+        for cell, column in zip(cells[1:], others, strict=True):
             size = max(map(len, column))
-            row.append(cell.ljust(size) if place in (0, 4) else f"  {cell.rjust(size)}" if place < 4 else cell)
-            row.append("  " if place == 3 and len(columns) == 5 else "")
+            row.append("  ").append(cell if column[0] == "rate limit" else cell.rjust(size))
         yield row
         if number and (trouble := shown[number - 1].trouble):
             yield Text(f"  {trouble}", style="yellow" if shown[number - 1].is_paused else "red")
     if len(lanes) > MOST_LANES:
         yield Text(f"and {len(lanes) - MOST_LANES:,} more lanes", style="bright_black")
+
+
+def _width(columns: Sequence[Sequence[str]]) -> int:
+    return sum(max(map(len, column)) + 2 for column in columns)
+
+
+def _latency(lane: LaneSight) -> str:
+    """Say in few letters how long half of a lane's calls took at most, and nearly all; "" before the first answer."""
+    half, most = lane.latency.share_ms(0.5), lane.latency.share_ms(0.95)
+    if half is None or most is None:
+        return ""
+    if most < 1000:
+        return f"{half}/{most} ms"
+    return "/".join(f"{ms / 1000:.{1 if ms < 10_000 else 0}f}" for ms in (half, most)) + " s"
 
 
 def _packed(parts: Sequence[Part], width: int) -> Iterator[Text]:

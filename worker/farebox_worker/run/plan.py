@@ -16,6 +16,7 @@ from farebox_worker.files.lines import IsKnown, Line
 from farebox_worker.files.numbers import LineNumbers
 from farebox_worker.files.source import Source
 from farebox_worker.files.summary import Summary
+from farebox_worker.files.table import give_back
 from farebox_worker.prices.catalogue import Catalogue, Entry
 from farebox_worker.prices.rates import Price
 from farebox_worker.prices.table import fee_problem
@@ -81,10 +82,11 @@ class Plan:
 
 @dataclass(slots=True)
 class _Judged:
-    """What the check of one line found, for whoever counts it."""
+    """What the check of one line found, for whoever counts it: the worst case in its own lane, and in any of its."""
 
     entry: Entry
     prepared: Prepared
+    own_nusd: int
     worst_nusd: int
     fits: bool = True
 
@@ -206,6 +208,7 @@ class Planner:
             self._judged = None
             if plan.summary.total % TOLD_EVERY == 0:
                 on_lines(plan.summary.total)
+        give_back()  # the ids of a million lines, before a worker takes memory of its own
         return plan
 
     def _knows(self, known_lines: int, on_lines: Callable[[int], None]) -> IsKnown:
@@ -217,15 +220,20 @@ class Planner:
         met = plan.summary.models
 
         def is_known(number: int, custom_id: str, model: str, size: int) -> bool:
-            refs = self.models or self._own_refs(model)
-            names = (custom_id,) if len(refs) == 1 else [f"{custom_id}@{ref}" for ref in refs]
-            if number > known_lines or not all(ref in met for ref in refs) or not all(map(is_done, names)):
+            if number > known_lines:
                 return False
+            refs = self.models or self._own_refs(model)
+            for ref in refs:  # plain loops: this is done a million times
+                if ref not in met or not is_done(custom_id if len(refs) == 1 else f"{custom_id}@{ref}"):
+                    return False
             self._passed.add(number)
             plan.summary.add_known(number, refs, size)
             plan.done_unread += len(refs)
             for ref in refs:
-                plan.done.setdefault((ref, "standard"), Load()).add(size, 0, 0, 0)
+                load = plan.done.get((ref, "standard"))
+                if load is None:
+                    load = plan.done[ref, "standard"] = Load()
+                load.add(size, 0, 0, 0)
             if plan.summary.lines % TOLD_EVERY == 0:
                 on_lines(plan.summary.lines)
             return True
@@ -302,12 +310,12 @@ class Planner:
                     "or run without a budget (--no-budget)"
                 )
             plan.needs_budget = True
-            self._judged = _Judged(entry, prepared, 0)
+            self._judged = _Judged(entry, prepared, 0, 0)
             return
         if self._is_strict and (fee := price.unstated_fee(prepared.fees)):
             raise InputError(fee_problem(job.model_ref, fee))
         hold = _worst(price, prepared)
-        self._judged = _Judged(entry, prepared, hold)
+        self._judged = _Judged(entry, prepared, hold, hold)
         plan.needs_budget = plan.needs_budget or not (entry.free or price.pretend)
         if price.pretend:
             plan.pretend.add(job.model_ref)
@@ -325,7 +333,8 @@ class Planner:
         _add(loads, job, job.tier, entry.price, prepared, self._judged.worst_nusd)
         for tier in self._catalogue.tiers(entry):
             price = entry.prices.get(tier)
-            _add(self._plan.by_tier, job, tier, price, prepared, _worst(price, prepared) if price else 0)
+            worst = self._judged.own_nusd if price is entry.price else _worst(price, prepared) if price else 0
+            _add(self._plan.by_tier, job, tier, price, prepared, worst)
 
 
 def counted(plan: Plan) -> str:

@@ -1,6 +1,6 @@
 """Shows a run, or a watched batch: live rows on a terminal, a plain line every 10 seconds on a pipe, or nothing.
 
-It writes to stderr only; stdout belongs to --json.
+A terminal that knows no escape codes (TERM=dumb) is like a pipe. It writes to stderr only; stdout belongs to --json.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Screen:
     def __init__(self, *, is_quiet: bool = False, plain_after_s: float = PLAIN_EVERY_S) -> None:
         self._console = Console(stderr=True, highlight=False)
         self._is_quiet = is_quiet
-        self._is_live = self._console.is_terminal and not is_quiet
+        self._is_live = self._console.is_terminal and not self._console.is_dumb_terminal and not is_quiet
         self._live: Live | None = None
         self._speeds: defaultdict[str, Speed] = defaultdict(Speed)
         self._plain_at = time.monotonic() - PLAIN_EVERY_S + plain_after_s

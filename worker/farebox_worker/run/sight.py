@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from farebox.commands import Redis
 from farebox.keys import Keys
@@ -14,6 +14,7 @@ from farebox.progress import Progress
 from farebox_worker.files.tally import Tally
 from farebox_worker.heartbeats import read_heartbeats
 from farebox_worker.lanes import Lane, read_lanes
+from farebox_worker.latency import Latencies
 from farebox_worker.run.forecast import Outlook
 
 WINDOW_S = 30.0  # rates are those of so long
@@ -37,7 +38,7 @@ class LaneSight:
     """One lane: jobs in flight of the `target` that the fleet keeps to (None: nobody knows), and what keeps it back.
 
     `queued` are jobs that could go or are due later; `pace` is what is used of its rate limits, "" without any;
-    `trouble` why it is paused, or the newest failure.
+    `trouble` why it is paused, or the newest failure; `latency` counts calls that were answered.
     """
 
     name: str
@@ -48,6 +49,7 @@ class LaneSight:
     retried: int = 0
     trouble: str = ""
     is_paused: bool = False
+    latency: Latencies = field(default_factory=Latencies)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +97,17 @@ def counts_in(progress: Progress) -> Counts:
 
 
 async def look_at_lanes(
-    redis: Redis, keys: Keys, names: Collection[str] | None = None, *, errors: Mapping[str, str] | None = None
+    redis: Redis,
+    keys: Keys,
+    names: Collection[str] | None = None,
+    *,
+    errors: Mapping[str, str] | None = None,
+    latencies: Mapping[str, Latencies] | None = None,
 ) -> tuple[LaneSight, ...]:
-    """See these lanes, or all with work, the busiest first. `errors` are newer than what heartbeats say."""
+    """See these lanes, or all with work, the busiest first.
+
+    `errors` by lane and `latencies` by model_ref are newer than what heartbeats say.
+    """
     beats = await read_heartbeats(redis, keys)
     lanes = await read_lanes(redis, keys, beats)
     chosen = [lane for lane in lanes if (lane.has_work if names is None else lane.name in names)]
@@ -105,11 +115,14 @@ async def look_at_lanes(
     for lane in chosen:
         troubles = [beat.troubles[lane.name] for beat in beats if lane.name in beat.troubles]
         newest = (errors or {}).get(lane.name) or next((one.error for one in troubles if one.error), "")
-        found.append(_sight_of(lane, sum(one.retried for one in troubles), newest))
+        known = [beat.latencies.get(lane.name) for beat in beats]
+        if latencies is not None:
+            known = [latencies.get(lane.name.removesuffix("@flex"))]
+        found.append(_sight_of(lane, sum(one.retried for one in troubles), newest, Latencies.of(filter(None, known))))
     return tuple(sorted(found, key=lambda one: (-one.in_flight, -one.queued, one.name)))
 
 
-def _sight_of(lane: Lane, retried: int, error: str) -> LaneSight:
+def _sight_of(lane: Lane, retried: int, error: str, latency: Latencies) -> LaneSight:
     used = ", ".join(words for words in (str(lane.pace), str(lane.shared_pace)) if words)
     return LaneSight(
         lane.name,
@@ -120,6 +133,7 @@ def _sight_of(lane: Lane, retried: int, error: str) -> LaneSight:
         retried,
         f"{lane.pause}" if lane.pause else error,
         is_paused=lane.pause is not None,
+        latency=latency,
     )
 
 
