@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 
 pytest_plugins = ["tests.cli_support"]
 if importlib.util.find_spec("arq"):  # a producer alone has no worker to test
-    pytest_plugins += ["tests.acl_server", "tests.bus_support", "tests.process_support"]
+    pytest_plugins += ["tests.acl_server", "tests.bus_support", "tests.process_support", "tests.trouble"]
 
 
 def server_binary() -> str | None:

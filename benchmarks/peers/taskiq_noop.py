@@ -30,7 +30,8 @@ async def main(url: str, jobs: int, concurrency: int, *results: str) -> None:
     await broker.startup()
     for start in range(0, jobs, 100):
         await asyncio.gather(*[noop.kiq(number) for number in range(start, start + 100)])
-    asyncio.create_task(run_receiver_task(broker, max_async_tasks=concurrency, max_prefetch=concurrency))  # noqa: RUF006
+    receiving = run_receiver_task(broker, max_async_tasks=concurrency, max_prefetch=concurrency)
+    asyncio.create_task(receiving)  # noqa: RUF006 - the process ends with it
     await clock.over.wait()
     clock.tell()
     sys.stdout.flush()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import suppress
+from functools import partial
 
 from farebox.amend import drop, retry_failed
 from farebox.answer import Answer, answer_of
@@ -14,7 +15,7 @@ from farebox.link import Link
 from farebox.progress import Progress
 from farebox.records import decode_result
 from farebox.status import JobStatus, find_place, read_status
-from farebox.streams import before
+from farebox.streams import before, taken_apart
 
 HEAL_S = 5.0  # a batch that another process seals says nothing
 GATHER_S = 0.02  # one look at a batch tells of all that ended in this time
@@ -123,20 +124,21 @@ class BatchHandle:
             deletes: delete results from Redis once the next settled group is asked for; others cannot read them then.
 
         Results that were deleted or have expired are passed over. A job that is retried after it failed is yielded
-        again when it ends again. Raises: InputError when there is no such batch; ServerError.
+        again when it ends again. Raises: InputError when there is no such batch, or `after` is no cursor;
+        ServerError.
         """
-        resumed, _, count = after.partition("/")
+        resumed, count = taken_apart(after) if after else ("", 0)
         place, is_last = (before(resumed) if resumed else "0-0"), False
         async with self._link.waiting.news(self.batch_id) as bell:
             while True:
                 bell.clear()
-                entries = await self._link.do(lambda place=place: self._batch.read(place))  # type: ignore[misc]
+                entries = await self._link.do(partial(self._batch.read, place))
                 for entry in entries:
-                    for answer in self._answers(entry, skips=int(count) if entry.entry_id == resumed else 0):
+                    for answer in self._answers(entry, skips=count if entry.entry_id == resumed else 0):
                         yield answer
                     place = entry.entry_id
                     if deletes:
-                        await self._link.do(lambda entry=entry: self._batch.acknowledge([entry]))  # type: ignore[misc]
+                        await self._link.do(partial(self._batch.acknowledge, [entry]))
                 if not entries:
                     if is_last:
                         return

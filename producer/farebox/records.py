@@ -3,7 +3,7 @@
 Evolution: fields are only ever appended, each with a default; none is renamed, retyped or moved. `v` says which
 version wrote a record; a reader takes every version up to its own and newer ones by their known fields. A word may be
 added to a `Literal`: whoever does not know it refuses the record by name, so workers are upgraded before producers.
-Golden bytes in `tests/test_records.py` hold this. Never pickle.
+Golden bytes in `tests/producer/test_records.py` hold this. Never pickle.
 """
 
 from __future__ import annotations

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import cast
 
 from farebox.commands import Entry, Redis
+from farebox.errors import InputError
 
 Ended = tuple[str, list[str]]  # an entry's id, and the ids of the jobs in it, in their order
 Stream = tuple[str, list[Ended]]  # a stream's key and its entries, oldest first
 _LAST = 2**64 - 1
+_CURSOR = re.compile(r"(?!0+-0+/)([0-9]{1,19}-[0-9]{1,19})/([0-9]{1,19})")  # no stream has an entry 0-0
+
+
+def taken_apart(cursor: str) -> tuple[str, int]:
+    """Say which entry a cursor names, and how many of its jobs are done with. Raises: InputError."""
+    if not (parts := _CURSOR.fullmatch(cursor)):
+        raise InputError(f"after={cursor!r} is no cursor of a result: hand in the `cursor` of an answer as it is.")
+    return parts[1], int(parts[2])
 
 
 def before(entry_id: str) -> str:

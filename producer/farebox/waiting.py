@@ -126,6 +126,10 @@ class Waiting:
                 self._look_again(forgets_places=True)
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            except Exception as error:  # noqa: BLE001 - nobody awaits this task: who waits for results would hang
+                self._fail(ServerError(f"results cannot be waited for: {error!r}"))
+                self._look_again(forgets_places=True)
+                await asyncio.sleep(pause_s)
             else:
                 pause_s = FIRST_PAUSE_S
 

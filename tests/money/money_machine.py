@@ -267,7 +267,7 @@ class MoneyMachine(RuleBasedStateMachine):
         deadline=st.sampled_from((0, 0, PASSED, LONG * 10)),
         spread=st.booleans(),
     )
-    def submit(self, name, lane, priority, count, tags, later_ms, deadline=0, spread=False):  # noqa: PLR0917
+    def submit(self, name, lane, priority, count, tags, later_ms, deadline=0, spread=False):  # noqa: PLR0917 - drawn
         batch = self.batches[name]
         due = self.now_ms() + later_ms if later_ms else 0
         more = {"tags": tags, "deadline_ms": deadline, "spread": spread}

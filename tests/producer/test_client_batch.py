@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import re
 
 import pytest
 from tests.polling import until
@@ -9,6 +10,7 @@ from tests.producer.stand_in import KEYS
 
 import farebox
 from farebox import feed as feeds
+from farebox.errors import InputError
 
 MODEL = "openai:gpt-5-mini"
 
@@ -240,3 +242,10 @@ async def test_a_batch_that_is_not_there_is_named(client):
         client.batch("no where")
     with pytest.raises(farebox.InputError, match="budget_usd"):
         await client.submit_batch(items(1), model=MODEL, budget_usd=-1)
+
+
+@pytest.mark.parametrize("cursor", ["abc", "5", "0-0", "0-0/1", "123-0", "123-0/", "1-2/x", "9" * 30 + "-0/1"])
+async def test_what_is_no_cursor_is_refused_by_name(client, cursor):
+    batch = await client.submit_batch([{"model": MODEL, "prompt": "Hi"}])
+    with pytest.raises(InputError, match=re.escape(repr(cursor))):
+        await read(batch, cursor)

@@ -218,3 +218,13 @@ async def test_calls_are_sent_again_after_a_lost_connection(guest):
         await bus.redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         assert (await client.submit(MODEL, prompt="Hi", job_id=f"j{n}")).job_id == f"j{n}"
     assert await bus.redis.hget(KEYS.batch("default"), "submitted") == b"5"
+
+
+async def test_whatever_breaks_while_it_waits_is_told_to_who_waits(client, monkeypatch):
+    async def broken(*_, **__):
+        raise TypeError("odd")
+
+    handle = await client.submit(MODEL, prompt="Hi", job_id="a")
+    monkeypatch.setattr(waiting_module, "read_streams", broken)
+    with pytest.raises(farebox.ServerError, match="odd"):
+        await handle.result(timeout=30)

@@ -10,7 +10,6 @@ import pytest
 from tests.conftest import server_binary
 from tests.process_support import COST, Stage, until
 from tests.proxy import Proxy
-from tests.worker.test_outages import trouble  # noqa: F401 - a fixture
 
 from farebox import connection
 from farebox_worker.dispatch import doorbells
@@ -19,7 +18,7 @@ from farebox_worker.process import half_open
 pytestmark = [pytest.mark.server, pytest.mark.skipif(not server_binary(), reason="no server to lose")]
 
 
-async def test_jobs_are_found_though_every_connection_leads_nowhere(trouble, monkeypatch, caplog):  # noqa: F811
+async def test_jobs_are_found_though_every_connection_leads_nowhere(trouble, monkeypatch, caplog):
     caplog.set_level(logging.WARNING, "farebox_worker")
     monkeypatch.setattr(connection, "ANSWER_S", 600.0)  # a timeout is not what saves it
     stage = Stage(trouble.url)
@@ -39,7 +38,7 @@ async def test_jobs_are_found_though_every_connection_leads_nowhere(trouble, mon
     await stage.batch.redis.aclose(close_connection_pool=True)
 
 
-async def test_what_was_asked_while_the_network_was_away_is_asked_again_when_it_is_back(trouble, monkeypatch):  # noqa: F811
+async def test_what_was_asked_while_the_network_was_away_is_asked_again_when_it_is_back(trouble, monkeypatch):
     monkeypatch.setattr(connection, "ANSWER_S", 600.0)
     monkeypatch.setattr(half_open, "SILENCE_S", 0.3)
     monkeypatch.setattr(half_open, "NEWCOMER_S", 0.3)
@@ -68,7 +67,7 @@ async def test_what_was_asked_while_the_network_was_away_is_asked_again_when_it_
     await stage.batch.redis.aclose(close_connection_pool=True)
 
 
-async def test_a_server_that_is_slow_is_not_taken_for_dead(trouble, monkeypatch):  # noqa: F811
+async def test_a_server_that_is_slow_is_not_taken_for_dead(trouble, monkeypatch):
     monkeypatch.setattr(half_open, "SILENCE_S", 0.3)
     stage = Stage(trouble.url)
     await stage.begin(1)
@@ -93,7 +92,7 @@ async def test_a_server_that_is_slow_is_not_taken_for_dead(trouble, monkeypatch)
     await stage.batch.redis.aclose(close_connection_pool=True)
 
 
-async def test_a_dead_connection_of_control_messages_is_noticed_and_replaced(trouble, monkeypatch):  # noqa: F811
+async def test_a_dead_connection_of_control_messages_is_noticed_and_replaced(trouble, monkeypatch):
     monkeypatch.setattr(doorbells, "BELL_WAIT_S", 0.3)
     stage = Stage(trouble.url)
     await stage.begin()
@@ -107,7 +106,7 @@ async def test_a_dead_connection_of_control_messages_is_noticed_and_replaced(tro
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system's sockets have no such deadline")
-async def test_the_kernel_gives_up_a_peer_that_acknowledges_nothing(trouble):  # noqa: F811
+async def test_the_kernel_gives_up_a_peer_that_acknowledges_nothing(trouble):
     proxy = Proxy(trouble.server.address)
     redis = connection.connect(proxy.url)
     try:

@@ -1,13 +1,14 @@
-"""Money as the fields of `--json`: each amount in nano-dollars (`_nusd`, exact) and in dollars (`_usd`)."""
+"""Amounts as the commands tell them: money in the fields of `--json`, and how much a file asks."""
 
 from __future__ import annotations
 
 from farebox.ledger import Limit, Scope
 from farebox.money import usd_from_nusd
+from farebox_worker.run.plan import Plan
 
 
 def money_fields(scope: Scope | Limit) -> dict[str, int | float | None]:
-    """A scope's money as JSON fields, each in nano-dollars and in dollars."""
+    """A scope's money as JSON fields, each in nano-dollars (`_nusd`, exact) and in dollars (`_usd`)."""
     amounts = {
         "limit": scope.limit_nusd,
         "spent": scope.spent_nusd,
@@ -19,3 +20,12 @@ def money_fields(scope: Scope | Limit) -> dict[str, int | float | None]:
     fields: dict[str, int | float | None] = {f"{name}_nusd": nusd for name, nusd in amounts.items()}
     fields |= {f"{name}_usd": None if nusd is None else usd_from_nusd(nusd) for name, nusd in amounts.items()}
     return fields
+
+
+def counted(plan: Plan) -> str:
+    """Say how many lines a file has, and how many jobs they make where each is asked of several models."""
+    lines, jobs = plan.summary.lines, plan.summary.good
+    models = len(plan.summary.models)
+    if plan.summary.total == lines:
+        return f"{jobs:,} {'line' if jobs == 1 else 'lines'}"
+    return f"{lines:,} {'line' if lines == 1 else 'lines'} × {models} models, {jobs:,} jobs"  # noqa: RUF001 - the sign is meant

@@ -12,6 +12,7 @@ import click
 from farebox.errors import FareboxError, InputError
 from farebox.money import dollars_from_nusd, nusd_from_usd, usd_from_nusd
 from farebox.records import job_id
+from farebox_worker.cli.amounts import counted
 from farebox_worker.cli.lines import LineFlags, line_options
 from farebox_worker.cli.options import (
     USD,
@@ -34,7 +35,7 @@ from farebox_worker.run import place as places
 from farebox_worker.run.ask import Ask
 from farebox_worker.run.forecast import Cost, Prospect, Seen, foresee, foresee_all, seen_before
 from farebox_worker.run.picture import about
-from farebox_worker.run.plan import Plan, Planner, counted
+from farebox_worker.run.plan import Plan, Planner
 from farebox_worker.run.screen import Screen
 from farebox_worker.session import open_session
 from farebox_worker.settings import KEY_VARIABLES, Settings

@@ -18,6 +18,7 @@ from farebox.ledger import GLOBAL
 from farebox.money import dollars_from_nusd
 from farebox.records import job_id as name_job
 from farebox.reuse import Reuse, batch_of
+from farebox_worker.cli.amounts import counted
 from farebox_worker.cli.lines import line_options
 from farebox_worker.cli.options import (
     USD,
@@ -53,7 +54,7 @@ from farebox_worker.run.follow import Follow
 from farebox_worker.run.forecast import Prospect, look_ahead, scopes_of, seen_before
 from farebox_worker.run.job import Ending, MainJob
 from farebox_worker.run.picture import about, ends_after
-from farebox_worker.run.plan import Plan, Planner, counted
+from farebox_worker.run.plan import Plan, Planner
 from farebox_worker.run.screen import Screen
 from farebox_worker.session import Session, flags_from_here, open_session
 from farebox_worker.settings import Settings

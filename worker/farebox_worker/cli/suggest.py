@@ -76,7 +76,7 @@ def _on_the_bus(ctx: click.Context) -> list[str]:
         redis = Redis.from_url(url, socket_timeout=PATIENCE_S, socket_connect_timeout=PATIENCE_S, **tls)
         with redis:
             found = redis.zrevrange(Keys(settings.namespace).batches, 0, NEWEST - 1)
-        return [name.decode() for name in found]  # type: ignore[union-attr]
+        return [name.decode() for name in found]  # type: ignore[union-attr]  # not asynchronous
     return []
 
 

@@ -128,7 +128,8 @@ class Settler:
             words = await self._outage.insist(verb, unless=is_of_the_group)
         except ResponseError as error:
             extra = event("settle_split", jobs=len(group), why=str(error))
-            log.error("settling %d attempts together failed (%s): one by one", len(group), error, extra=extra)  # noqa: TRY400
+            message = "settling %d attempts together failed (%s): one by one"
+            log.error(message, len(group), error, extra=extra)  # noqa: TRY400 - the server's word says it all
             while group:  # what is not settled when the ledger is lost meanwhile stays in the group
                 await self._settle(group[:1])
                 del group[0]

@@ -291,15 +291,15 @@ def _write_chat(model: str, text: str, usage: TokenUsage, *, is_whole: bool, cho
     return _json.encode(_Completion(model, said, counts))
 
 
-def _write_message(model: str, text: str, usage: TokenUsage, *, is_whole: bool, choices: int) -> bytes:  # noqa: ARG001
-    # a message has no choices
+def _write_message(model: str, text: str, usage: TokenUsage, *, is_whole: bool, choices: int) -> bytes:
+    del choices  # a message has none
     stop_reason = "end_turn" if is_whole else "max_tokens"
     counts = _MessageUsage(usage.input_tokens, usage.output_tokens)
     return _json.encode(_Message(model, [_Text(text)], stop_reason, counts))
 
 
-def _write_response(model: str, text: str, usage: TokenUsage, *, is_whole: bool, choices: int) -> bytes:  # noqa: ARG001
-    # nor has a response
+def _write_response(model: str, text: str, usage: TokenUsage, *, is_whole: bool, choices: int) -> bytes:
+    del choices  # nor has a response
     status = "completed" if is_whole else "incomplete"
     why = None if is_whole else {"reason": "max_output_tokens"}
     said = _ResponseMessage([_Text(text, "output_text")], status=status)

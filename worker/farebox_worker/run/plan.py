@@ -337,15 +337,6 @@ class Planner:
             _add(self._plan.by_tier, job, tier, price, prepared, worst)
 
 
-def counted(plan: Plan) -> str:
-    """Say how many lines a file has, and how many jobs they make where each is asked of several models."""
-    lines, jobs = plan.summary.lines, plan.summary.good
-    models = len(plan.summary.models)
-    if plan.summary.total == lines:
-        return f"{jobs:,} {'line' if jobs == 1 else 'lines'}"
-    return f"{lines:,} {'line' if lines == 1 else 'lines'} × {models} models, {jobs:,} jobs"  # noqa: RUF001 - the sign is meant
-
-
 def _worst(price: Price, prepared: Prepared) -> int:
     return price.worst_nusd(prepared.input_bound, prepared.output_bound, prepared.fees)
 
