@@ -65,7 +65,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
         asked: the lane that was named first, where a fallback answered; else "".
         outcome: `succeeded`, `failed` or `cancelled`.
         finish: how the answer ended: `answered`, `truncated` (at the output cap), `tool_call`, `refused`, `filtered`;
-            "" when there is none.
+            "" when there is none, or nothing in it.
+        note: what is odd of the answer: nothing is in it, or its usage could not be read; else "".
         raw: the provider's JSON in the wire format the job was written in; its error body when the job failed.
         error: why there is no answer; None when there is one.
         usage: tokens.
@@ -104,6 +105,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     capped_by_default: bool = False
     request_id: str = ""
     reused_from: str = ""
+    note: str = ""
     cursor: str = ""
 
     @property
@@ -204,5 +206,6 @@ def answer_of(batch_id: str, result: Result, cursor: str = "") -> Answer:
         capped_by_default=result.capped_by_default,
         request_id=result.request_id,
         reused_from=result.reused_from,
+        note=result.note,
         cursor=cursor,
     )

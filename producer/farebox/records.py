@@ -49,7 +49,7 @@ class Result(msgspec.Struct, frozen=True, array_like=True):
     """How a job ended.
 
     `body` is the provider's JSON in the wire format the job was written in (its error body when it failed).
-    `finish` is "" unless an answer came. Money is in nano-dollars, `latency_ms` covers the last attempt.
+    `finish` is "" unless an answer came that says something. Money is in nano-dollars, `latency_ms` covers the last attempt.
     `cost_nusd` is the cost of every attempt that is known; `unconfirmed_nusd` what lost attempts may have cost.
     `tier` was asked for, `served_tier` is the one that the provider says it served ("" when it does not say), and
     `saved_nusd` what the same usage would have cost more at standard prices; negative when it cost less.
@@ -57,6 +57,7 @@ class Result(msgspec.Struct, frozen=True, array_like=True):
     `model_ref` is the one that answered, or failed last; `asked` the lane that the job named first, where that was
     another one, else "".
     `error_code` is the provider's own word where it has one, `failure_class` ours, by which failures are retried.
+    `note` says what is odd of an answer: that nothing is in it, or that its usage could not be read.
     """
 
     v: int
@@ -85,6 +86,7 @@ class Result(msgspec.Struct, frozen=True, array_like=True):
     reused_from: str = ""
     asked: str = ""
     failure_class: str = ""
+    note: str = ""
 
 
 class JobEnvelope(msgspec.Struct, frozen=True):

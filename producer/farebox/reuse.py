@@ -57,7 +57,7 @@ class ReusingBatch(Batch):
         found = {}
         for n, payload in zip(ids, answers[::2], strict=True):
             envelope = decode_result(payload) if payload is not None else None
-            if envelope and envelope.r.outcome == "succeeded" and envelope.r.model_ref == jobs[n].model_ref:
+            if envelope and _is_reusable(envelope.r) and envelope.r.model_ref == jobs[n].model_ref:
                 found[n] = envelope
         return found, {n for n, is_unfinished in zip(ids, answers[1::2], strict=True) if is_unfinished}
 

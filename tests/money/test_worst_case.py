@@ -90,8 +90,6 @@ def bill_nusd(vendor, model, tier, usage, *, reasoning=0, searches=0):
         more["cache_audio_read_tokens"] = 0
     if "web_searches_kcount" in has:
         more["web_searches"] = searches
-    if "requests_kcount" in has:
-        more["requests"] = 1
     billed = Usage(
         input_tokens=total_in(usage),
         output_tokens=usage.output_tokens,

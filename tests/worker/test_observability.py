@@ -244,7 +244,8 @@ def test_a_worker_whose_key_is_refused_or_missing_is_not_ready(desk, simulate, s
 
 def test_processes_take_ports_one_after_the_other(desk):
     settings = load(cwd=desk.home, environ={})
-    given = {"processes": 3, "burst": False, "batch": "", "quiet": False, "verbose": False, "log_json": True}
+    given = {"processes": 3, "burst": False, "batch": "", "parent": 0}
+    given |= {"quiet": False, "verbose": False, "log_json": True}
 
     def ports(first):
         flags = Flags(**given, metrics_port=first, metrics_host="::1")

@@ -154,12 +154,22 @@ def answered(attempt: Attempt, reply: Reply, started: float) -> Settlement:
         served_tier=tier_named(reply.served_tier),
         saved_nusd=saved,
         asked=_asked(attempt),
+        note=_oddity(reply, is_read=usage is not None, is_booked=money == "actual"),
     )
     capped = " default_cap" if attempt.prepared.capped_by_default else ""
-    ending = f"succeeded {reply.finish or 'answered'}{capped}"
+    ending = f"succeeded {reply.finish or 'empty'}{capped}"
     version, tier = result.price_version.removeprefix("genai-prices "), "" if job.tier == "standard" else job.tier
     note = booking_note(version, reply.request_id, read, written, result.served_tier or tier)
     return _finish(attempt, result, money, cost, ending, started, note=note)
+
+
+def _oddity(reply: Reply, *, is_read: bool, is_booked: bool) -> str:
+    """Say what is odd of an answer that was booked: that it says nothing, or that nobody could read its usage."""
+    odd = [] if reply.finish else ["the provider counted tokens, and nothing that can be read as an answer came"]
+    if not is_read:
+        cost = "booked at its hold, the most it can cost" if is_booked else "what it cost is unknown"
+        odd.append(f"no usage that can be read came with it: {cost}")
+    return "; ".join(odd)
 
 
 def failed(attempt: Attempt, error: ProviderError, verdict: Verdict, started: float) -> Settlement:

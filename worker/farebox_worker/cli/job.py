@@ -100,12 +100,14 @@ def _attempts(view: JobView) -> str:
 def _result_lines(result: Result, started_ms: int, ended_ms: int, owed: str) -> list[str]:
     lines = [f"ended {_moment(ended_ms)}, the last attempt began {_moment(started_ms)}"]
     if result.outcome == "succeeded":
-        lines.append(f"finish {result.finish or 'unknown'}, latency {result.latency_ms:,} ms")
+        lines.append(f"finish {result.finish or 'empty'}, latency {result.latency_ms:,} ms")
     else:
         status = f" (HTTP {result.status_code})" if result.status_code else ""
         lines.append(f"error {result.error_code or 'unknown'}{status}: {result.error_message[:1000]}")
     tokens = f"{result.input_tokens:,} tokens in, {result.output_tokens:,} out"
     lines.append(f"cost {dollars_from_nusd(result.cost_nusd)}{owed}, {tokens}")
+    if result.note:
+        lines.append(f"note: {result.note}")
     if result.request_id:
         lines.append(f"request id {result.request_id}")
     return lines
@@ -188,6 +190,7 @@ def _result_json(ended: ResultEnvelope) -> dict[str, object]:
     return {
         "outcome": result.outcome,
         "finish": result.finish or None,
+        "note": result.note or None,
         "status_code": result.status_code or None,
         "error_code": result.error_code or None,
         "failure_class": result.failure_class or None,

@@ -124,7 +124,7 @@ def _notes(ending: Ending, plan: Plan, out: Path, flags: str) -> list[str]:
         notes.append(f"{tally.reused:,} reused, {dollars_from_nusd(tally.reused_nusd)} saved.")
     if plan.pretend:
         notes.append(f"{', '.join(sorted(plan.pretend))}: a pretend price, nothing was paid.")
-    kinds = {"truncated": "cut off at the output cap", "refused": "refused", "filtered": "filtered"}
+    kinds = {"truncated": "cut off at the output cap", "refused": "refused", "filtered": "filtered", "empty": "empty"}
     for finish, words in kinds.items():
         if tally.finishes[finish]:
             answers = "1 answer was" if tally.finishes[finish] == 1 else f"{tally.finishes[finish]:,} answers were"

@@ -51,6 +51,7 @@ class _Own(msgspec.Struct, omit_defaults=True, kw_only=True):
     capped_by_default: bool = False
     reused_from: str = ""
     invalid: str = ""
+    note: str = ""
 
 
 class _OutputLine(msgspec.Struct):
@@ -118,6 +119,7 @@ def _own(job_id: str, result: Result, batch_id: str, invalid: str) -> _Own:
         capped_by_default=result.capped_by_default,
         reused_from=result.reused_from,
         invalid=invalid,
+        note=result.note,
     )
 
 

@@ -79,8 +79,8 @@ class Tally:
     def count(self, note: Note, by: int = 1) -> None:
         """Count a line, or take it out with -1."""
         self.outcomes[note.outcome] += by
-        if note.finish:
-            self.finishes[note.finish] += by
+        if note.finish or note.outcome == "succeeded":
+            self.finishes[note.finish or "empty"] += by
         if note.outcome == "failed":
             self.failures[note.error_code] += by
             self.examples.setdefault(note.error_code, note.error_message)

@@ -65,6 +65,10 @@ class _Message(msgspec.Struct):
     usage: Raw = Raw()
 
 
+class _Billed(msgspec.Struct):
+    usage: Raw = Raw()
+
+
 class _Writes(msgspec.Struct):
     ephemeral_1h_input_tokens: int | None = None
     ephemeral_5m_input_tokens: int | None = None
@@ -99,7 +103,8 @@ class _Listing(msgspec.Struct):
 
 
 _message = msgspec.json.Decoder(_Message)
-_usage = msgspec.json.Decoder(_Usage)
+_billed = msgspec.json.Decoder(_Billed)
+_usage = msgspec.json.Decoder(_Usage, strict=False)  # some servers count in floats, 10.0
 _listing = msgspec.json.Decoder(_Listing)
 _FINISH: dict[str | None, Finish] = {
     "max_tokens": "truncated",
@@ -185,21 +190,29 @@ class AnthropicProvider(Conversational):
         return self._reply(response, prepared)
 
     def _reply(self, response: Answer, prepared: Prepared) -> Reply:
-        original = response.content
+        original = as_asked = response.content
+        finish: Finish = ""
         try:
-            answer = _message.decode(original)
-            as_asked = message_to_chat(original, created=int(time.time())) if prepared.api == "chat" else original
+            try:
+                answer: _Message | _Billed = _message.decode(original)
+                if prepared.api == "chat":
+                    as_asked = message_to_chat(original, created=int(time.time()))
+                finish = _FINISH.get(answer.stop_reason, "answered")
+            except msgspec.ValidationError:  # JSON of another shape: what was counted is paid
+                answer = _billed.decode(original)
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise fate.not_an_answer(self.provider_id, response, scrub=self._scrub) from None
-        headers = fate.kept_headers(response.raw_headers)
         usage, served_tier = self._usage(answer.usage, prepared)
+        if not (finish or usage):
+            raise fate.not_an_answer(self.provider_id, response, scrub=self._scrub)
+        headers = fate.kept_headers(response.raw_headers)
         return Reply(
             status_code=response.status_code,
             request_id=headers.get("request-id", ""),
             body=as_asked,
             original=original,
             usage=usage,
-            finish=_FINISH.get(answer.stop_reason, "answered"),
+            finish=finish,
             served_tier=served_tier,
             headers=headers,
         )

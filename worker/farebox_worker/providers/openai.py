@@ -141,7 +141,10 @@ class OpenAIProvider(Conversational):
     def _reply(self, response: Answer, prepared: Prepared) -> Reply:
         said = None
         with suppress(msgspec.DecodeError, UnicodeDecodeError):
-            said = _WIRES[prepared.api][1].read(response.content, prepared)
+            try:
+                said = _WIRES[prepared.api][1].read(response.content, prepared)
+            except msgspec.ValidationError:  # JSON of another shape
+                said = openai_usage.billed(response.content, prepared)
         if said is None:
             raise fate.not_an_answer(self.provider_id, response, scrub=self._scrub)
         if said.failure:

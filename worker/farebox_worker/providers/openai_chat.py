@@ -67,11 +67,10 @@ def prepare(job: Job, facts: Facts, endpoint: Endpoint) -> Prepared:
 
 def read(original: bytes, prepared: Prepared) -> Said | None:
     """Read an answer; None when it is none. Raises: msgspec.DecodeError."""
-    answer, as_asked = _completion.decode(original), original
-    if not (answer.choices or bytes(answer.usage)):
-        return None
-    if prepared.api == "messages" and answer.choices:
-        as_asked = chat_to_message(original)
+    answer = _completion.decode(original)
+    if not answer.choices:
+        return openai_usage.billed(original, prepared)
+    as_asked = chat_to_message(original) if prepared.api == "messages" else original
     usage = openai_usage.read(answer.usage, prepared)
     return Said(as_asked, usage, _finish_of(answer.choices), answer.service_tier or "")
 

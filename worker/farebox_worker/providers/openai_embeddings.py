@@ -45,7 +45,9 @@ def prepare(job: Job, facts: Facts, endpoint: Endpoint) -> Prepared:
 def read(original: bytes, prepared: Prepared) -> Said | None:
     """Read an answer; None when it is none. Raises: msgspec.DecodeError."""
     answer = _vectors.decode(original)
-    return Said(original, openai_usage.read(answer.usage, prepared)) if answer.data else None
+    if not answer.data:
+        return openai_usage.billed(original, prepared)
+    return Said(original, openai_usage.read(answer.usage, prepared))
 
 
 def _input_bound(body: bytes, final: bytes, facts: Facts, *, is_vendor: bool) -> int:

@@ -290,14 +290,16 @@ def read(original: bytes, prepared: Prepared) -> Said | None:
 
 
 def _finish_of(answer: _Response) -> Finish:
-    """Judge the answer: cut off, else refused, else calling, else answered."""
+    """Judge the answer: cut off, else refused, else calling, else answered; "" when nothing is in it."""
     if answer.status == "incomplete":
         reason = answer.incomplete_details.reason if answer.incomplete_details else None
         return "filtered" if reason == "content_filter" else "truncated"
     output = answer.output or []
     if any(item.type == "message" and _refuses(item.content) for item in output):
         return "refused"
-    return "tool_call" if any(item.type in _CALLS for item in output) else "answered"
+    if any(item.type in _CALLS for item in output):
+        return "tool_call"
+    return "answered" if output else ""
 
 
 def _refuses(content: Raw) -> bool:

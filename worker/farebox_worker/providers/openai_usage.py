@@ -7,7 +7,7 @@ from msgspec import Raw
 
 from farebox_worker.providers import body as bodies
 from farebox_worker.providers import openai_request as requests
-from farebox_worker.providers.base import Prepared, TokenUsage
+from farebox_worker.providers.base import Prepared, Said, TokenUsage
 
 
 class _WriteDetails(msgspec.Struct):
@@ -39,7 +39,13 @@ class _Usage(msgspec.Struct):
     prompt_cache_hit_tokens: int | None = None  # DeepSeek's own name for it
 
 
-_usage = msgspec.json.Decoder(_Usage)
+class _Billed(msgspec.Struct):
+    usage: Raw = Raw()
+    service_tier: str | None = None
+
+
+_usage = msgspec.json.Decoder(_Usage, strict=False)  # some servers count in floats, 10.0
+_billed = msgspec.json.Decoder(_Billed)
 
 
 def read(raw: Raw, prepared: Prepared, searches: int | None = None) -> TokenUsage | None:
@@ -78,6 +84,16 @@ def read(raw: Raw, prepared: Prepared, searches: int | None = None) -> TokenUsag
         media_output_tokens=min(answered, max(0, made.audio_tokens or 0)) if made else 0,
         fees=tuple((fee.name, counted.get(fee.name, fee.most or 0)) for fee in prepared.fees),
     )
+
+
+def billed(original: bytes, prepared: Prepared) -> Said | None:
+    """Read what is no answer but was counted: it is paid, so nothing asks again. None when no usage says so.
+
+    Raises: msgspec.DecodeError.
+    """
+    told = _billed.decode(original)
+    usage = read(told.usage, prepared)
+    return Said(original, usage, "", told.service_tier or "") if usage else None
 
 
 def _whole(usage: _Usage, prepared: Prepared) -> tuple[int, int] | None:

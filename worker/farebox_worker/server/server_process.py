@@ -129,7 +129,9 @@ def start_server(
         )
     server = ServerProcess(process, address, directory)
     try:
-        (directory / "server.pid").write_text(str(process.pid), encoding="ascii")  # at once: we may be killed
+        noted = directory / "server.pid.new"
+        noted.write_text(str(process.pid), encoding="ascii")
+        noted.replace(directory / "server.pid")  # whole or not at all: we may be killed
         _wait_ready(server)
     except BaseException:
         server.kill()
