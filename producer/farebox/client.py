@@ -32,7 +32,7 @@ from farebox.link import Link
 from farebox.money import nusd_from_usd
 from farebox.records import Api, Tier
 from farebox.request import Item, Message, Request, When, job_of, ms_of
-from farebox.reuse import Reuse
+from farebox.reuse import Reuse, leave_word
 
 DEFAULT_BATCH = "default"
 URL_VARIABLE = "FAREBOX_REDIS_URL"
@@ -131,9 +131,10 @@ class Client:
                 has failed for good or cannot go on for long; `Answer.model_ref` says which answered, docs/fallback.md
                 when. What was submitted keeps the ones it was first submitted with.
             spread: the model and its fallbacks are equals: whichever has room answers.
-            reuse: `"content"` takes the answer that an identical job had, one of this namespace that said so too: same
-                model, body, cap and tier. It comes at once and costs nothing (`Answer.reused_from`), as long as that
-                job's result is kept. Leave it out where each answer is to be a new one, as with a temperature.
+            reuse: `"content"` takes the answer that an identical job of this namespace had, if it was submitted singly
+                or said so too: same model, body, cap and tier. It comes at once and costs nothing
+                (`Answer.reused_from`), as long as that job's result is kept. Leave it out where each answer is to be a
+                new one, as with a temperature.
             body: what else the request holds, such as `temperature=0` or `tools=[…]`; it passes through untouched.
 
         Raises: InputError; JobConflictError when the id stands for another body; BatchClosedError; NoLedgerError and
@@ -164,6 +165,9 @@ class Client:
             if not knows_batch:
                 raise
             return await self._submit(request, job_id, batch_id, priority, due_ms, reuse)  # it was forgotten meanwhile
+        if reuse is None and done.created:
+            with suppress(ServerError):  # the job is there: an answer that nobody finds costs less than a lost handle
+                await self._link.do(lambda: leave_word(batch, [job], instead=False))
         await self._tidy(batch_id)
         return JobHandle(self._link, batch_id, job_id, is_new=done.created == 1)
 

@@ -35,7 +35,7 @@
 | `<ns>:spread` | set | none | submit, settle, move | workers | flows whose jobs several lanes share |
 | `<ns>:ids:<batch>` | hash | ids_days | submit | submit | job digest: body digest; the tombstones |
 | `<ns>:results:<batch>` | stream | results_days | settle, drop | results, client | entries of id, outcome pairs, one entry per settled group |
-| `<ns>:content:<digest>` | string | 7 days | submit with reuse | submit with reuse | id of the job that asked this first, to reuse its answer |
+| `<ns>:content:<digest>` | string | 7 days | submit of a single job, or with reuse | submit with reuse | id of the job that asked this first, to reuse its answer |
 | `<ns>:cancelled` | set | none | cancel | workers | batches whose waiting jobs are still to be swept |
 | `<ns>:bell:lane:<lane>`, `<ns>:bell:batch:<batch>` | list | 60 s | submit, claim, settle | workers | at most 4 doorbell tokens |
 | `<ns>:control` | channel | - | submit, limit, cancel | workers | "lane <lane>", "limit <scope>", "cancel <batch>", "abort <batch>", "pause <lane>" |

@@ -49,7 +49,8 @@ class Result(msgspec.Struct, frozen=True, array_like=True):
     """How a job ended.
 
     `body` is the provider's JSON in the wire format the job was written in (its error body when it failed).
-    `finish` is "" unless an answer came that says something. Money is in nano-dollars, `latency_ms` covers the last attempt.
+    `finish` is "" unless an answer came that says something. Money is in nano-dollars, `latency_ms` covers the last
+    attempt.
     `cost_nusd` is the cost of every attempt that is known; `unconfirmed_nusd` what lost attempts may have cost.
     `tier` was asked for, `served_tier` is the one that the provider says it served ("" when it does not say), and
     `saved_nusd` what the same usage would have cost more at standard prices; negative when it cost less.

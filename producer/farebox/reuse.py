@@ -1,8 +1,9 @@
 """Reuse: a job that asks what another one asked before gets the answer that one had, at no cost.
 
-It binds only jobs that ask for it, in one namespace. The first of them that is submitted is sent, and leaves word
-under the digest of what it asked; once it has succeeded, those that come later are finished with its answer, as long
-as its result is kept. Two that are submitted before either has ended are both sent. Nothing here moves money.
+Only a job that asks for it takes one, in one namespace. The first that is submitted is sent, and leaves word under the
+digest of what it asked; once it has succeeded, those that come later are finished with its answer, as long as its
+result is kept. Jobs that are submitted singly leave word too, those of a batch only when they ask for reuse: that keeps
+batches small. Two that are submitted before either has ended are both sent. Nothing here moves money.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import msgspec
 from farebox.batch import CHUNK_BYTES, CHUNK_JOBS, Batch, Entry, Submitted
 from farebox.commands import Redis
 from farebox.keys import check_lane, check_tag, lane_of
-from farebox.records import Job, ResultEnvelope, body_digest, content_digest, decode_result, encode_unsent
+from farebox.records import Job, Result, ResultEnvelope, body_digest, content_digest, decode_result, encode_unsent
 from farebox.scripts import REUSE, Argument
 
 Reuse = Literal["content"]
@@ -35,7 +36,9 @@ class ReusingBatch(Batch):
             if not rest:
                 continue
             done += await super().submit(rest, priority=priority, not_before_ms=not_before_ms)
-            await self._leave_word([job for n, job in enumerate(chunk) if n not in found and n not in is_awaited])
+            # What was said before is of no use: that job has no answer to give.
+            unknown = [job for n, job in enumerate(chunk) if n not in found and n not in is_awaited]
+            await leave_word(self, unknown, instead=True)
         return done
 
     async def acknowledge(self, entries: Sequence[Entry]) -> None:
@@ -45,7 +48,7 @@ class ReusingBatch(Batch):
 
     async def _look_up(self, jobs: Sequence[Job]) -> tuple[dict[int, ResultEnvelope], set[int]]:
         """By the jobs' places: the answers that are known, and who is identical to one that is still unfinished."""
-        words = await self.redis.mget([self._word(job) for job in jobs])
+        words = await self.redis.mget([_word(self, job) for job in jobs])
         ids = {n: word.decode() for n, word in enumerate(words) if word is not None}
         if not ids:
             return {}, set()
@@ -57,7 +60,7 @@ class ReusingBatch(Batch):
         found = {}
         for n, payload in zip(ids, answers[::2], strict=True):
             envelope = decode_result(payload) if payload is not None else None
-            if envelope and _is_reusable(envelope.r) and envelope.r.model_ref == jobs[n].model_ref:
+            if envelope and _says_something(envelope.r) and envelope.r.model_ref == jobs[n].model_ref:
                 found[n] = envelope
         return found, {n for n, is_unfinished in zip(ids, answers[1::2], strict=True) if is_unfinished}
 
@@ -90,26 +93,33 @@ class ReusingBatch(Batch):
             latency_ms=0,
             saved_nusd=was.saved_nusd if was.reused_from else was.cost_nusd,
             reused_from=was.reused_from or envelope.id,
+            note="",
         )
         flow = self.keys.flow(priority, self.batch_id, check_lane(lane_of(job.model_ref, job.tier)))
         identity = self.job_id(job.custom_id)
         return encode_unsent(result, identity, flow)
 
-    async def _leave_word(self, jobs: Sequence[Job]) -> None:
-        """Let identical jobs find these. What was said before is of no use: that job has no answer to give."""
-        async with self.redis.pipeline(transaction=False) as pipe:
-            for job in jobs:
-                pipe.set(self._word(job), self.job_id(job.custom_id), px=KEPT_MS)
-            await pipe.execute()
 
-    def _word(self, job: Job) -> str:
-        return self.keys.content(content_digest(job))
+async def leave_word(batch: Batch, jobs: Iterable[Job], *, instead: bool) -> None:
+    """Let identical jobs that ask for reuse find these, `instead` of those they find already."""
+    async with batch.redis.pipeline(transaction=False) as pipe:
+        for job in jobs:
+            pipe.set(_word(batch, job), batch.job_id(job.custom_id), px=KEPT_MS, nx=not instead)
+        await pipe.execute()
 
 
 def batch_of(redis: Redis, batch_id: str, *, namespace: str = "farebox", reuse: Reuse | None = None) -> Batch:
     """A batch on one server, one that reuses answers when that is asked for. Raises: InputError."""
     made = Batch if reuse is None else ReusingBatch
     return made(redis, batch_id, namespace=namespace)
+
+
+def _word(batch: Batch, job: Job) -> str:
+    return batch.keys.content(content_digest(job))
+
+
+def _says_something(result: Result) -> bool:
+    return result.outcome == "succeeded" and result.finish != ""
 
 
 def _chunks(jobs: Iterable[Job]) -> Iterator[list[Job]]:

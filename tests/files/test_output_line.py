@@ -54,9 +54,9 @@ def test_an_answer_is_openais_line_with_farebox_beside_it():
 
 
 def test_what_is_not_the_rule_is_named_only_when_it_is_so():
-    own = parsed(unconfirmed_nusd=7, capped_by_default=True)["farebox"]
-    assert (own["unconfirmed_nusd"], own["capped_by_default"]) == (7, True)
-    assert not {"unconfirmed_nusd", "capped_by_default"} & parsed()["farebox"].keys()
+    own = parsed(unconfirmed_nusd=7, capped_by_default=True, note="odd")["farebox"]
+    assert (own["unconfirmed_nusd"], own["capped_by_default"], own["note"]) == (7, True, "odd")
+    assert not {"unconfirmed_nusd", "capped_by_default", "note"} & parsed()["farebox"].keys()
 
 
 def test_a_refusal_by_the_provider_has_its_body_and_an_error():

@@ -19,7 +19,7 @@ from tests.providers.adapter_contract import FACTS, KEY, chat, job
 
 from farebox.errors import InputError
 from farebox.money import nusd_from_usd
-from farebox.records import encode_job
+from farebox.records import decode_result, encode_job
 from farebox_worker.attempts import endings, sending
 from farebox_worker.attempts.attempt import UNPRICED
 from farebox_worker.bus.claim import Claimed
@@ -497,6 +497,29 @@ async def test_without_a_limit_an_unstated_fee_is_counted_as_unpriced_beside_the
     assert (settled.money, settled.amount_nusd) == ("unpriced", made.route.entry.price.cost_nusd(usage))
     silent = endings.answered(made, Reply(200, "r", b"{}", b"{}", None, "answered"), 0.0)
     assert (silent.money, silent.amount_nusd) == ("unpriced", 0)
+
+
+def stored(settlement):
+    return decode_result(settlement.result).r
+
+
+async def test_an_answer_whose_usage_nobody_could_read_costs_its_hold_and_says_so():
+    made = attempt_of("openai:gpt-5-mini", chat(max_tokens=10), "chat")
+    silent = endings.answered(made, Reply(200, "r", b"{}", b"{}", None, "answered"), 0.0)
+    assert (silent.money, silent.amount_nusd) == ("actual", made.hold_nusd)
+    assert "no usage that can be read came with it: booked at its hold" in stored(silent).note
+    told = endings.answered(made, Reply(200, "r", b"{}", b"{}", TokenUsage(1, 1), "answered"), 0.0)
+    assert stored(told).note == ""
+
+
+async def test_what_was_counted_and_says_nothing_is_booked_once_and_not_called_answered():
+    made = attempt_of("openai:gpt-5-mini", chat(max_tokens=10), "chat")
+    usage = TokenUsage(10, 5)
+    settled = endings.answered(made, Reply(200, "r", b"{}", b"{}", usage, ""), 0.0)
+    assert (settled.action, settled.money) == ("finish", "actual")
+    assert settled.amount_nusd == made.route.entry.price.cost_nusd(usage)
+    assert settled.outcome.startswith("succeeded empty")
+    assert (stored(settled).finish, "nothing that can be read" in stored(settled).note) == ("", True)
 
 
 def test_the_refusal_names_the_fee_the_key_and_the_model():

@@ -61,11 +61,22 @@ async def test_anything_else_is_asked(client, bus, first, change):
     assert await bus.job("model")
 
 
-async def test_who_does_not_say_reuse_gets_an_answer_of_its_own_and_leaves_none(client, bus, first):
+async def test_who_does_not_say_reuse_gets_an_answer_of_its_own_and_leaves_it_to_others(client, bus, first):
     await client.submit(MODEL, job_id="own", prompt=ASK["prompt"], max_tokens=5)
     assert await bus.job("own")
     await client.submit(MODEL, job_id="unsaid", prompt="New?", max_tokens=5)
-    await bus.answer("unsaid")
+    await bus.answer("unsaid", text="new")
+    again = await client.submit(MODEL, job_id="later", **ASK | {"prompt": "New?"})
+    assert await bus.job("later") is None
+    assert (await again.result(timeout=5)).reused_from == job_id("farebox", "default", "unsaid")
+    assert (await (await client.submit(MODEL, job_id="as before", **ASK)).result(timeout=5)).reused_from == job_id(
+        "farebox", "default", "first"
+    )
+
+
+async def test_the_jobs_of_a_batch_that_do_not_say_reuse_leave_no_answer(client, bus):
+    await client.submit_batch([{"prompt": "New?", "custom_id": "unsaid"}], name="b", model=MODEL, max_tokens=5)
+    await bus.answer("unsaid", batch="b")
     await client.submit(MODEL, job_id="later", **ASK | {"prompt": "New?"})
     assert await bus.job("later")
 
@@ -139,3 +150,10 @@ async def test_a_sealed_or_cancelled_batch_takes_none_and_a_complete_one_retires
 async def test_another_word_than_content_is_refused(client):
     with pytest.raises(farebox.InputError, match="content"):
         await client.submit(MODEL, prompt="Hi", reuse=True)
+
+
+async def test_an_answer_with_nothing_in_it_is_not_reused(client, bus):
+    await client.submit(MODEL, job_id="first", **ASK)
+    await bus.answer("first", finish="")
+    await client.submit(MODEL, job_id="again", **ASK)
+    assert await bus.job("again")

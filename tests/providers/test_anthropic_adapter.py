@@ -5,7 +5,7 @@ import json
 import pytest
 from tests.providers.adapter_contract import FACTS, KEY, HttpAdapterContract, chat, job, script
 
-from farebox.errors import InputError, ProviderAccountError, ProviderOverloadedError, UntranslatableError
+from farebox.errors import InputError, ProviderAccountError, ProviderError, ProviderOverloadedError, UntranslatableError
 from farebox_worker.providers.anthropic import AnthropicProvider
 from farebox_worker.providers.base import Facts, PromptMessage
 
@@ -206,6 +206,22 @@ async def test_usage_counts_are_taken_as_they_are_and_the_tier_is_told(reply_to)
 async def test_a_messages_job_gets_the_vendors_own_bytes(reply_to):
     reply = await reply_to(message())
     assert reply.body == reply.original == json.dumps(message()).encode()
+
+
+@pytest.mark.parametrize("content", [None, "text", [None], ...])
+@pytest.mark.parametrize("api", ["chat", "messages"])
+async def test_what_was_counted_without_content_is_paid_and_says_nothing(reply_to, content, api):
+    counted = message(usage={"input_tokens": 10.0, "output_tokens": 5.0}) | {"content": content}
+    if content is ...:
+        del counted["content"]
+    reply = await reply_to(counted, api)
+    assert (reply.usage.input_tokens, reply.usage.output_tokens) == (10, 5)
+    assert (reply.finish, json.loads(reply.body)) == ("", counted)
+
+
+async def test_neither_content_nor_a_usage_is_no_answer(reply_to):
+    with pytest.raises(ProviderError, match="something else than was asked for"):
+        await reply_to(message() | {"content": None, "usage": None})
 
 
 @pytest.mark.parametrize("usage", [{"input_tokens": "many"}, {"input_tokens": 10, "output_tokens": -5}])

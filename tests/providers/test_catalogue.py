@@ -87,6 +87,18 @@ def test_an_unknown_model_names_the_nearest():
     assert error.nearest[0] == "openai:gpt-5-mini"
 
 
+def test_a_bare_name_whose_vendor_has_no_key_names_the_key():
+    message = str(refusal(catalogue(work=ANTHROPIC), "gpt-5-mini"))
+    assert "gpt-5-mini is a model of openai, which has no key here: set OPENAI_API_KEY" in message
+    assert "write provider:model" in message
+
+
+def test_a_bare_name_that_nobody_has_says_who_was_asked():
+    message = str(refusal(catalogue(openai=OPENAI), "gpt-99-unheard-of"))
+    assert "no provider configured here has it (there are: openai, echo)" in message
+    assert "farebox models" in message
+
+
 def test_a_provider_that_is_not_configured_says_what_would_add_it():
     models = catalogue(ollama=OLLAMA)
     message = str(refusal(models, "openai:gpt-5-mini"))

@@ -7,7 +7,8 @@ import pytest
 from tests.providers.adapter_contract import FACTS, KEY, HttpAdapterContract, chat, job, script
 from tests.providers.openai_adapters import adapter, unreachable, vendor
 
-from farebox.errors import InputError, ProviderAccountError, ProviderRequestError
+from farebox.errors import InputError, ProviderAccountError, ProviderError, ProviderRequestError
+from farebox_worker.attempts.failures import judge
 from farebox_worker.providers import fate
 from farebox_worker.providers.base import Facts, PromptMessage
 from farebox_worker.providers.openai import OpenAIProvider
@@ -195,6 +196,30 @@ async def test_usage_counts_are_disjoint(reply_to, usage, counts):
 async def test_an_answer_whose_usage_cannot_be_read_is_still_an_answer(reply_to, usage):
     reply = await reply_to(completion(usage=usage))
     assert (reply.usage, reply.finish) == (None, "answered")
+
+
+@pytest.mark.parametrize("choices", [None, [], "none", [None], {}, ...])
+@pytest.mark.parametrize("api", ["chat", "messages"])
+async def test_what_was_counted_without_a_choice_is_paid_and_says_nothing(reply_to, choices, api):
+    counted = completion(choices=choices, service_tier="default")
+    if choices is ...:
+        del counted["choices"]
+    reply = await reply_to(counted, api)
+    assert (reply.usage.input_tokens, reply.usage.output_tokens) == (10, 5)
+    assert (reply.finish, json.loads(reply.body), reply.served_tier) == ("", counted, "default")
+
+
+@pytest.mark.parametrize("usage", [None, {}, "none", {"prompt_tokens": 10}])
+@pytest.mark.parametrize("choices", [None, []])
+async def test_neither_a_choice_nor_a_usage_is_no_answer(reply_to, choices, usage):
+    with pytest.raises(ProviderError, match="something else than was asked for") as caught:
+        await reply_to(completion(choices=choices) | {"usage": usage})
+    assert judge(caught.value, attempts=1, doubts=0, max_attempts=5).money == "unconfirmed"
+
+
+async def test_whole_floats_are_counts(reply_to):
+    used = (await reply_to(completion(usage={"prompt_tokens": 10.0, "completion_tokens": 5.0}))).usage
+    assert (used.input_tokens, used.output_tokens) == (10, 5)
 
 
 async def test_the_tier_that_served_is_told(reply_to):

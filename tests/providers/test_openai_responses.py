@@ -204,6 +204,12 @@ async def test_a_failure_within_a_200_is_a_failure_and_only_without_a_usage_it_w
     assert verdict.money == ("release" if usage is None else "unconfirmed")
 
 
+@pytest.mark.parametrize("output", [None, [], "none"])
+async def test_what_was_counted_without_output_is_paid_and_says_nothing(reply_to, output):
+    reply = await reply_to(response() | {"output": output})
+    assert (reply.usage.input_tokens, reply.usage.output_tokens, reply.finish) == (10, 5, "")
+
+
 @pytest.mark.parametrize("status", ["queued", "in_progress", "cancelled"])
 async def test_an_answer_that_is_still_to_come_is_none(reply_to, status):
     with pytest.raises(Exception, match="something else than was asked for"):

@@ -187,7 +187,7 @@ class Catalogue:
             raise ModelNotFoundError(name, reason=f"{name} is ambiguous: write {refs}, or choose with --provider.")
         if left:
             raise self._no_provider(f"{left}:{name.partition(':')[2]}", left)
-        raise self._not_found(name)
+        raise self._nobodys(name)
 
     def _is_stated(self, provider_id: str, model_id: str) -> bool:
         """Tell whether farebox.toml, the provider or the price table names this model."""
@@ -252,6 +252,19 @@ class Catalogue:
 
     def _not_found(self, ref: str) -> ModelNotFoundError:
         return ModelNotFoundError(ref, self._nearest(ref))
+
+    def _nobodys(self, name: str) -> ModelNotFoundError:
+        """Say of a bare name whose key is missing, else that no provider here has it."""
+        providers = self._settings.providers
+        vendors = [vendor for vendor in self._prices.vendors_of(name) if vendor not in providers]
+        if vendors:
+            keys = " or ".join(KEY_VARIABLES[vendor] for vendor in vendors)
+            reason = f"model not found: {name} is a model of {' and '.join(vendors)}, which has no key here: set {keys}"
+            return ModelNotFoundError(name, reason=f"{reason}, or write provider:model.")
+        reason = f"model not found: {name}: no provider configured here has it (there are: {', '.join(providers)})"
+        return ModelNotFoundError(
+            name, self._nearest(name), reason=f"{reason}; write provider:model, or see `farebox models`."
+        )
 
     def _nearest(self, name: str) -> list[str]:
         """Find the known refs most like a ref or a bare name."""

@@ -21,6 +21,7 @@ from farebox_worker.prices import vendors
 from farebox_worker.prices.overlay import EVERY_VENDOR, overlay
 from farebox_worker.prices.rates import FREE, PRETEND, Price, Rates, flat, price_of
 from farebox_worker.prices.vendors import DisbelievedError
+from farebox_worker.settings import KEY_VARIABLES
 
 if TYPE_CHECKING:
     from farebox_worker.settings import ModelSettings, ProviderSettings, Settings
@@ -189,6 +190,10 @@ class PriceTable:
         """Name the models that the table prices for a provider."""
         provider = self._settings.providers[provider_id]
         return vendors.model_ids(provider.kind, provider_id, provider.base_url)
+
+    def vendors_of(self, model_id: str) -> list[str]:
+        """Name the vendors with a key of their own that list a model, configured or not."""
+        return [kind for kind in KEY_VARIABLES if compile_price(kind, kind, model_id, now=self._now())]
 
     def context_window(self, model_ref: str) -> int | None:
         """Find a model's context window, in tokens, in the table."""

@@ -194,15 +194,15 @@ class AnthropicProvider(Conversational):
         finish: Finish = ""
         try:
             try:
-                answer: _Message | _Billed = _message.decode(original)
+                answer = _message.decode(original)
                 if prepared.api == "chat":
                     as_asked = message_to_chat(original, created=int(time.time()))
-                finish = _FINISH.get(answer.stop_reason, "answered")
+                counted, finish = answer.usage, _FINISH.get(answer.stop_reason, "answered")
             except msgspec.ValidationError:  # JSON of another shape: what was counted is paid
-                answer = _billed.decode(original)
+                counted = _billed.decode(original).usage
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise fate.not_an_answer(self.provider_id, response, scrub=self._scrub) from None
-        usage, served_tier = self._usage(answer.usage, prepared)
+        usage, served_tier = self._usage(counted, prepared)
         if not (finish or usage):
             raise fate.not_an_answer(self.provider_id, response, scrub=self._scrub)
         headers = fate.kept_headers(response.raw_headers)

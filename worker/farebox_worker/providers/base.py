@@ -151,8 +151,9 @@ class Prepared(msgspec.Struct, gc=False):
 
 
 class Said(msgspec.Struct, gc=False):
-    """What a 200 says: `body` is in the job's wire format; `finish` is "" when
-    nothing is in it, `failure` its code and message, where it tells of one.
+    """What a 200 says: `body` is in the job's wire format.
+
+    `finish` is "" when nothing is in it; `failure` is its code and message, where it tells of one.
     """
 
     body: bytes
