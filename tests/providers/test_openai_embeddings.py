@@ -41,6 +41,13 @@ async def test_whichever_count_a_server_tells_is_read(adapter, script, usage, to
     assert (reply.usage.input_tokens, reply.usage.output_tokens) == (tokens, 0)
 
 
+@pytest.mark.parametrize("data", [None, [], "none"])
+async def test_what_was_counted_without_vectors_is_paid_and_says_nothing(adapter, script, data):
+    script.says(200, {"object": "list", "data": data, "usage": {"prompt_tokens": 8.0, "total_tokens": 8.0}})
+    reply = await adapter.post(adapter.prepare(job({"input": "a"}, "embeddings"), FACTS), timeout_s=5)
+    assert (reply.usage.input_tokens, reply.usage.output_tokens, reply.finish) == (8, 0, "")
+
+
 async def test_nothing_is_added_but_the_model(vendor):
     body = {"input": ["a", "b"], "dimensions": 256, "encoding_format": "base64"}
     prepared = vendor.prepare(job(body, "embeddings", max_tokens=9), FACTS)
