@@ -22,7 +22,7 @@
 -- repeat whose attempt still runs finishes its job.
 -- A late answer finishes its job; another attempt at it that is claimed but not admitted is lost then, and a flow that
 -- parked for it is tried again.
-local names, manners, streams = {}, {}, {}
+local names, manners, streams, gone_lease = {}, {}, {}, {}  -- streams by batch, leases by lane
 for i = 1, tonumber(ARGV[5]) do names[i] = ARGV[6 + i] end
 
 local function set_at(positions)
@@ -36,13 +36,13 @@ for n = 1, tonumber(ARGV[6]) do
   local flow, action, money, outcome = ARGV[first], ARGV[first + 1], ARGV[first + 2], ARGV[first + 5]
   local _, batch, lane = parts(flow)
   local set = set_at(ARGV[first + 6])
-  streams[batch] = streams[batch] or {}
+  streams[batch], gone_lease[lane] = streams[batch] or {}, gone_lease[lane] or {}
   manners[string.format('%d', n)] = {
     flow = flow, batch = batch, lane = lane, set = set, why = ARGV[first + 3], due = ARGV[first + 4],
     action = action, is_answer = action == 'finish' and string.find(outcome, '^succeeded') ~= nil, history = ARGV[first + 7],
     money = money, is_billed = money == 'actual' or money == 'unpriced', is_sweep = action == 'sweep',
     outcome = outcome, ending = string.match(outcome, '^%S*'), is_first = ARGV[first + 8] == '1',
-    counts = tally_of(set, today), stream = streams[batch], answered = 0, finished = 0, ended = {}, gone = {},
+    counts = tally_of(set, today), stream = streams[batch], ended = gone_lease[lane], answered = 0, finished = 0, gone = {},
   }
   first = first + 9
 end
@@ -67,7 +67,7 @@ end
 
 local answer, batches = {seq}, {}
 local finished, results, histories = {}, {}, {}
-local gone_keys, gone_strikes, gone_flow, gone_lease, gone_deadlines = {}, {}, {}, {}, {}
+local gone_keys, gone_strikes, gone_flow, gone_deadlines = {}, {}, {}, {}
 local repeats, marks = {}, {}  -- by number of the attempt, by claim
 
 local function read_marks()  -- what of the group was settled before
@@ -332,10 +332,7 @@ each(gone_deadlines, function(...) redis.call('ZREM', P .. 'deadlines', ...) end
 each(gone_strikes, function(...) redis.call('HDEL', P .. 'strikes', ...) end)
 for flow, ids in pairs(gone_flow) do each(ids, function(...) redis.call('ZREM', flow, ...) end) end
 for lane, ids in pairs(gone_lease) do each(ids, function(...) redis.call('ZREM', P .. 'leases:' .. lane, ...) end) end
-for _, manner in pairs(manners) do
-  each(manner.gone, function(...) redis.call('ZREM', manner.flow, ...) end)
-  each(manner.ended, function(...) redis.call('ZREM', P .. 'leases:' .. manner.lane, ...) end)
-end
+for _, manner in pairs(manners) do each(manner.gone, function(...) redis.call('ZREM', manner.flow, ...) end) end
 
 local function retain(batch, record)  -- the last job has ended: retention starts
   local kept = {'batch:', 'flows:', 'ids:', 'limit:batch:', 'limit:day:batch:', 'limit:month:batch:'}
