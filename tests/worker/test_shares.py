@@ -7,7 +7,7 @@ from farebox.records import Job
 from farebox_worker.bus.claim import Ask, claim
 
 LANE = "p:a"
-LEAST_SHARE = 8  # as in claim.lua
+LEAST_SHARE = 16  # as in claim.lua
 
 
 async def flows(redis, count, jobs):
@@ -32,7 +32,7 @@ async def test_a_claim_visits_few_of_many_flows_and_takes_some_jobs_of_each(redi
 
 async def test_many_flows_are_level_after_a_round_of_claims(redis):
     tongue = await flows(redis, 40, 20)
-    taken = sum([await served(tongue, 64) for _ in range(5)], Counter())
+    taken = sum([await served(tongue, 64) for _ in range(10)], Counter())
     assert set(taken.values()) == {LEAST_SHARE}
     assert len(taken) == 40
 

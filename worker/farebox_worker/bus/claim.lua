@@ -14,7 +14,7 @@
 -- Invariant: an id in flight has its lease's end as score, so it is never at the head of its flow.
 -- It takes MOST jobs at the most: the caller asks again, and nobody waits long for the server meanwhile.
 local MOST = 1024
-local LEAST_SHARE = 8  -- of a flow among many: a visit costs as much as some jobs, and virtual time keeps them level
+local LEAST_SHARE = 16  -- of a flow among many: a visit costs as much as some jobs, and virtual time keeps them level
 local LET_IN_MS = 500  -- a call that was not refused by then will not be
 local SILENT_MS = 30000  -- of few calls: they may hang, and must not hold their lane until they time out
 local claim, lease, only, max_bytes = ARGV[4], tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7])
@@ -49,6 +49,7 @@ if before then  -- the answer was lost on its way: give what is still the caller
 end
 
 local taken, bytes, record = 0, 0, {}
+local running, leases = {}, {}  -- what this claim takes: keys and values; by lane, scores and ids
 
 local function due_ids(flow, most)  -- id, score pairs: what is due by time first, then by sequence; where those begin
   local found = {}
@@ -69,13 +70,13 @@ local function due_ids(flow, most)  -- id, score pairs: what is due by time firs
   return found, late_ends + 1
 end
 
-local function take(flow, lane, most)
+local function take(flow, leased_of_lane, most)
   local found, fresh_from = due_ids(flow, most)
   if #found == 0 then return 0 end
   local keys = {}
   for i = 1, #found, 2 do keys[(i + 1) / 2] = 'arq:job:' .. found[i] end
   local payloads = redis.call('MGET', unpack(keys))
-  local leased, running, count = {}, {}, 0
+  local leased, count, held = {}, 0, #leased_of_lane
   local head = #answer
   answer[head + 1], answer[head + 2], answer[head + 3] = flow, taken, 0
   for i = 1, #found, 2 do
@@ -83,9 +84,10 @@ local function take(flow, lane, most)
     if not payload then
       redis.call('ZREM', flow, id)
     elseif taken == 0 or bytes + #payload <= max_bytes then
-      local mine, n = token(taken), 2 * count
+      local mine, n, at = token(taken), 2 * count, 2 * taken
       leased[n + 1], leased[n + 2] = ends, id
-      running[n + 1], running[n + 2] = 'arq:in-progress:' .. id, mine .. flow
+      leased_of_lane[held + n + 1], leased_of_lane[held + n + 2] = ends, id
+      running[at + 1], running[at + 2] = 'arq:in-progress:' .. id, mine .. flow
       taken, count, bytes = taken + 1, count + 1, bytes + #payload
       record[taken] = mine .. '\t' .. flow .. '\t' .. score .. '\t' .. id .. '\n'
       describe(id, score, i >= fresh_from, payload)
@@ -95,11 +97,7 @@ local function take(flow, lane, most)
     end
   end
   answer[head + 3] = count
-  if count > 0 then
-    redis.call('MSET', unpack(running))
-    redis.call('ZADD', flow, unpack(leased))
-    redis.call('ZADD', P .. 'leases:' .. lane, unpack(leased))
-  end
+  if count > 0 then redis.call('ZADD', flow, unpack(leased)) end
   return count
 end
 
@@ -240,7 +238,8 @@ end
 
 local function may_probe(provider)  -- one job of it runs at a time, until one was answered
   local token, id = string.match(provider.probe or '', '^(%S+) (.*)$')
-  if token and string.sub(redis.call('GET', 'arq:in-progress:' .. id) or '', 1, 16) == token then
+  local is_of_this_claim = token and string.sub(token, 1, #claim) == claim  -- which is written when all lanes had a turn
+  if token and (is_of_this_claim or string.sub(redis.call('GET', 'arq:in-progress:' .. id) or '', 1, 16) == token) then
     wait_until(now + 1000)
     return false
   end
@@ -254,6 +253,7 @@ end
 
 local function serve(lane, slots)  -- returns how many it took
   local before = taken
+  leases[lane] = leases[lane] or {}
   local least = math.min(LEAST_SHARE, math.ceil(slots / 2))
   while slots > 0 and bytes < max_bytes and taken < MOST do
     local flow, rivals = pick(lane)
@@ -261,7 +261,7 @@ local function serve(lane, slots)  -- returns how many it took
     local share = math.min(slots, 64)
     if rivals > 1 then share = math.max(least, math.ceil(slots / rivals)) end
     share = math.min(share, slots, 256, MOST - taken, likely_to_fit())
-    local got = take(flow, lane, share)
+    local got = take(flow, leases[lane], share)
     slots = slots - got
     if got > 0 then redis.call('ZINCRBY', P .. 'open:' .. lane, got, flow) end
     if got < share and bytes < max_bytes then close(flow, lane) end
@@ -302,6 +302,8 @@ for n = 0, asked - 1 do  -- another lane first each time, for lanes may share wh
   local i = 8 + 3 * ((n + seq) % asked)
   visit(ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]))
 end
+each(running, function(...) redis.call('MSET', ...) end)
+for lane, leased in pairs(leases) do each(leased, function(...) redis.call('ZADD', P .. 'leases:' .. lane, ...) end) end
 look_ahead_of_all()
 write_paces()
 if taken > 0 then redis.call('SET', P .. 'claim:' .. claim, table.concat(record), 'PX', int(lease)) end
