@@ -96,7 +96,6 @@ async def _retry(batch: Batch, ids: Sequence[str]) -> int:
     retried_ms = await server_now_ms(batch.redis)
     payloads = await batch.redis.mget([batch.keys.result(identity) for identity in ids])
     back, arguments, size = 0, list[Argument](), 0
-    deadlines: dict[str, int] = {}
     noted: dict[str, str] = {}
     for identity, payload in zip(ids, payloads, strict=True):
         if payload is None or not (envelope := decode_result(payload)).a or envelope.r.outcome != "failed":
@@ -104,19 +103,16 @@ async def _retry(batch: Batch, ids: Sequence[str]) -> int:
         (job,) = envelope.a
         if 0 < job.deadline_ms <= retried_ms:  # it would fail at once
             job = msgspec.structs.replace(job, deadline_ms=0)
-        elif job.deadline_ms:
-            deadlines[identity] = job.deadline_ms
         priority, _, _ = batch.keys.parts_of_flow(envelope.q)
         flow = batch.keys.flow(priority, batch.batch_id, first_lane(job))
         if job.fallbacks:
             noted[flow] = kind_of(job)
         again = encode_job(job, int(time.time() * 1000), retried_ms=retried_ms)
-        arguments += (identity, flow, payload, again)
+        arguments += (identity, flow, job.deadline_ms, payload, again)
         size += len(payload) + len(again)
         if size >= CHUNK_BYTES:
             back += (await batch.tongue.say(RETRY, batch.batch_id, *arguments))[1]
             arguments, size = [], 0
-    await batch.note_deadlines(deadlines)
     if arguments:
         back += (await batch.tongue.say(RETRY, batch.batch_id, *arguments))[1]
     for flow, kind in noted.items():

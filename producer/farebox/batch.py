@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 
@@ -75,8 +75,8 @@ class Batch:
         """The id of the job that `custom_id` names in this batch."""
         return job_id(self.keys.namespace, self.batch_id, custom_id)
 
-    async def open(self, name: str = "") -> None:
-        """Create the batch, or take an unfinished or sealed one up again. Raises: NoLedgerError, InputError."""
+    async def open(self, name: str = "") -> bool:
+        """Create the batch, or take one up again; True when it was sealed. Raises: NoLedgerError, InputError."""
         await self.ledger.epoch()
         key, now_ms = self.keys.batch(self.batch_id), int(time.time() * 1000)
         if await self.redis.hexists(key, "cancelled"):
@@ -86,8 +86,9 @@ class Batch:
             pipe.hsetnx(key, "name", name)
             pipe.hdel(key, "sealed", "total")
             pipe.zadd(self.keys.batches, {self.batch_id: now_ms}, nx=True)
-            await pipe.execute()
+            _, _, was_sealed, _ = await pipe.execute()
         await self.keep()
+        return bool(was_sealed)
 
     async def keep(self) -> None:
         """Let nothing of the batch expire: it has work again."""
@@ -151,12 +152,6 @@ class Batch:
         """Note that a flow has jobs that other lanes may answer; once they are in it, for an empty one is forgotten."""
         for kind in kinds:
             await self.redis.sadd(self.keys.flows_to_move(kind), flow)
-
-    async def note_deadlines(self, deadlines: Mapping[str, int]) -> None:
-        """Note until when jobs that go back may wait, in ms by their ids; before they do: what is gone is skipped."""
-        if deadlines:
-            scores = {f"{self.batch_id}\t{identity}": at_ms for identity, at_ms in deadlines.items()}
-            await self.redis.zadd(self.keys.deadlines, scores)
 
     async def _refuse_when_full(self) -> None:
         if time.monotonic() - self._room_checked < 0.5:
@@ -258,7 +253,7 @@ class Batch:
             await pipe.execute()
 
     async def cancel(self, *, now: bool = False) -> bool:
-        """Stop everything that is not sent yet; True when it was not cancelled before. Raises: InputError.
+        """Stop everything that is not sent yet; True when it was not cancelled, nor ended, before. Raises: InputError.
 
         With `now` calls that run are ended too, everywhere, within a second: what they cost stays unconfirmed.
         """

@@ -175,8 +175,9 @@ class BatchHandle:
         raise TimeoutError(f"batch {self.batch_id!r} is not complete within {timeout:g} s; it goes on.")
 
     async def cancel(self, *, now: bool = False) -> bool:
-        """Stop everything that is not sent; calls that run go on to their end. True when it was not cancelled before.
+        """Stop everything that is not sent; calls that run go on to their end.
 
+        True when it was not cancelled before, nor complete: that it stays.
         With `now` running calls are ended too, within a second: what they cost stays unconfirmed.
         Waiting jobs end as `cancelled` when a worker comes by, within seconds. Raises: BatchClosedError when there is
         no such batch; LedgerError; ServerError.

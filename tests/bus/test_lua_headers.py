@@ -29,7 +29,7 @@ SCRIPTS = {
 # Arguments per job, attempt or lane:
 PARTS = {
     "settle": 9, "admit": 6, "tune": 4, "reassert": 6, "renew": 3, "claim": 3,
-    "submit": 5, "drop": 3, "retry": 4, "reuse": 4,
+    "submit": 5, "drop": 3, "retry": 5, "reuse": 4,
 }  # fmt: skip
 
 

@@ -152,6 +152,42 @@ def test_cancel_before_anything_was_sent(desk, ledger):
     assert "cancelled" in refused.stderr
 
 
+def test_cancelling_a_batch_that_has_ended_leaves_it_as_it_was(desk, ledger):
+    desk.prompts(3)
+    batch = submit(desk, "in.jsonl", "-m", "echo:echo", "--batch", "nightly")
+    assert desk.run("worker", "--burst").code == 0
+    cancelled = desk.run("cancel", batch, "--now", "--json").json
+    assert (cancelled["state"], cancelled["succeeded"]) == ("complete", 3)
+    assert desk.run("status", batch, "--json").json["state"] == "complete"
+    desk.prompts(4)
+    assert submit(desk, "in.jsonl", "-m", "echo:echo", "--batch", batch) == batch, "it takes more, as before"
+
+
+def test_the_batch_of_every_programs_single_jobs_is_not_cancelled(desk, ledger):
+    desk.prompts(2)
+    submit(desk, "in.jsonl", "-m", "echo:echo", "--batch", "default")
+    refused = desk.run("cancel", "default")
+    assert (refused.code, "`farebox budget set 0 --batch default" in refused.stderr) == (2, True)
+    assert desk.run("status", "default", "--json").json["state"] == "waiting"
+
+
+def test_a_refused_submit_leaves_a_whole_batch_whole(desk, ledger):
+    desk.prompts(3)
+    batch = submit(desk, "in.jsonl", "-m", "echo:echo", "--batch", "nightly")
+    refused = desk.run("submit", "in.jsonl", "-m", "echo:echo", "--batch", batch, "--max-tokens", 3)
+    assert (refused.code, "with another body" in refused.stderr) == (2, True)
+    assert desk.run("status", batch, "--json").json["state"] == "waiting", "not open: nobody waits for more of it"
+
+
+def test_results_in_a_form_that_cannot_be_appended_to_are_refused(desk, ledger):
+    desk.prompts(1)
+    batch = submit(desk, "in.jsonl", "-m", "echo:echo")
+    for name in ("out.csv", "out.jsonl.gz"):
+        refused = desk.run("results", batch, "-o", name)
+        assert (refused.code, f"farebox export {batch} -o {name}" in refused.stderr) == (2, True)
+        assert not (desk.home / name).exists()
+
+
 def test_cancel_while_a_run_is_going(desk, simulate):
     simulated = simulate("--latency-ms", 1000)
     desk.prompts(100)

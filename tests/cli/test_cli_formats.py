@@ -9,7 +9,7 @@ import time
 
 import pytest
 import zstandard
-from tests.cli_support import assert_exactly_once, kill_group, prompt
+from tests.cli_support import COMMAND, assert_exactly_once, kill_group, prompt
 
 ROWS = [["id", "text"], ["a", 'say "x", twice'], ["b", "two\nlines"], ["c", "é"]]
 TIMES = "\u00d7"
@@ -66,6 +66,26 @@ def test_a_row_that_failed_says_so_in_its_column_and_a_parked_one_is_empty(desk,
     rows = read_csv(desk.home / "out.csv")
     assert len(rows) == 21
     assert sum(bool(row[2]) for row in rows[1:]) == ended.json["succeeded"] < 20
+
+
+def test_a_table_has_the_delimiter_of_its_name_and_its_file_is_named_when_its_header_is_wrong(desk):
+    desk.prompts(1)
+    assert desk.run("run", "in.jsonl", "-m", "echo:echo", "-o", "out.tsv", "--budget", 1).code == 0
+    assert (desk.home / "out.tsv").read_text().startswith("custom_id\tanswer\tanswer_error")
+    (desk.home / "twice.csv").write_text("prompt,prompt\nx,y\n")
+    refused = desk.run("run", "twice.csv", "-m", "echo:echo", "--budget", 1)
+    assert (refused.code, "twice.csv: the header names 'prompt' twice" in refused.stderr) == (2, True)
+
+
+def test_an_export_whose_reader_went_away_ends_without_a_word(desk):
+    desk.prompts(400)
+    assert desk.run("run", "in.jsonl", "-m", "echo:echo", "-o", "out.jsonl", "--budget", 9).code == 0
+    command = " ".join([*COMMAND, "export", "out.jsonl", "-o", "-"])
+    ended = subprocess.run(
+        ["bash", "-c", f"{command} | head -1; exit ${{PIPESTATUS[0]}}"], cwd=desk.home, env=desk.environ(),
+        capture_output=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stdout.count(b"\n"), ended.stderr) == (1, 1, b"")
 
 
 @pytest.mark.parametrize(
@@ -276,6 +296,8 @@ def test_export_gives_what_openai_would_and_tables_and_archives(desk, simulate):
     head, *rows = read_csv(desk.home / "o.csv")
     assert head[:3] == ["custom_id", "model_ref", "outcome"]
     assert [row[0] for row in rows] == ids(desk)
+    assert desk.run("export", "out.jsonl", "-o", "o.tsv").code == 0
+    assert (desk.home / "o.tsv").read_text().splitlines()[0].split("\t") == head
     foreign = desk.run("export", "in.jsonl", "-o", "x.csv")
     assert (foreign.code, "in.jsonl:1: not a line of Farebox's" in foreign.stderr) == (2, True)
     assert not (desk.home / "x.csv").exists()

@@ -97,6 +97,20 @@ def test_what_would_do_nothing_or_harm_is_refused_in_words(desk):
     assert "nothing to cancel" in desk.run("cancel", batch).stderr
 
 
+@pytest.mark.parametrize("flag", ["--batch", "--provider", "--model", "--tag"])
+def test_a_name_that_is_empty_does_not_move_the_limit_of_everything(desk, flag):
+    assert desk.run("budget", "set", 5).code == 0
+    for command in (["set", 9], ["off"]):
+        refused = desk.run("budget", *command, flag, "")
+        assert (refused.code, f"{flag} is empty" in refused.stderr) == (2, True)
+    assert desk.run("budget", "show", "--json").json["limit_usd"] == 5
+
+
+def test_a_limit_that_would_bind_nothing_is_refused(desk):
+    refused = desk.run("budget", "set", 1, "--model", "openai:gpt-5-mini@flex")
+    assert (refused.code, "say --model openai:gpt-5-mini" in refused.stderr) == (2, True)
+
+
 def test_submit_of_paid_models_under_no_limit_at_all_says_how_to_limit_them(desk, simulate):
     simulate()
     desk.prompts(4)

@@ -143,7 +143,7 @@ def test_a_wrong_variable_is_named_with_what_was_expected(tmp_path, name, text):
         ('[redis]\nnamespace = "a\\n"\n', ["namespace", "1 to 32 of"]),
         (f'[redis]\nnamespace = "{"x" * 33}"\n', ["namespace", "1 to 32 of"]),
         ('[redis]\nurl = "http://x"\n', ["url", "redis://"]),
-        ("[retention]\nids_days = 3\n", ["[retention] ids_days is 3", "results_days"]),
+        ("[retention]\nids_days = 3\n", ["farebox.toml:2: [retention] ids_days is 3", "results_days"]),
         ("[worker\n", ["is not valid TOML", "line 1"]),
         ('[providers."a:b"]\nkind = "openai"\n', ['"a:b" is no provider id']),
         ("[providers.groq]\nfree = true\n", ["farebox.toml:1:", "[providers.groq]", "base_url"]),

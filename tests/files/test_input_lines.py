@@ -264,7 +264,8 @@ def test_null_counts_as_not_said():
         (short('"n":0'), "n must be"),
         (short('"farebox":{"budget":1}'), "budget"),
         (short('"farebox":{"tags":"one"}'), '"farebox" takes'),
-        (short('"farebox":{"tags":[""]}'), "empty tag"),
+        (short('"farebox":{"tags":[""]}'), "tag ''"),
+        (short('"farebox":{"tags":["a,b"]}'), "no commas"),
         (short('"farebox":null'), '"farebox" takes'),
     ],
 )

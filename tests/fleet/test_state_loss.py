@@ -17,9 +17,11 @@ from farebox_worker import outage as outage_module
 from farebox_worker.bus.claim import Ask, claim
 from farebox_worker.bus.lapse import lapse
 from farebox_worker.bus.reassert import Known, Remains, reassert
+from farebox_worker.bus.renew import renew
 from farebox_worker.bus.settle import Settlement, settle
 from farebox_worker.dispatch import settler as settler_module
 from farebox_worker.dispatch.recent import KEPT_BYTES, OVERHEAD_BYTES, Recent
+from farebox_worker.process import pulse as pulse_module
 
 COUNTERS = ("spent_nusd", "held_nusd", "unconfirmed_nusd")
 
@@ -407,7 +409,7 @@ async def test_a_renewal_finds_that_a_hold_is_nowhere(stage):
     go_on = asyncio.Event()
     stage.provider.act = lambda n: go_on.wait()
     redis = stage.batch.redis
-    async with stage.process(lease_s=0.9) as process:
+    async with stage.process(lease_s=3.0) as process:
         await until(lambda: len(stage.provider.posted) == 1)
         job = stage.batch.job_id("c0")
         async with redis.pipeline(transaction=True) as pipe:  # another worker's verbs have brought the seq up again
@@ -421,6 +423,27 @@ async def test_a_renewal_finds_that_a_hold_is_nowhere(stage):
     assert await stage.money() == (COST, 0, 0)
     with pytest.raises(LedgerLostError, match="running calls were gone"):
         await Batch(redis, "b1").submit(jobs(1))
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+async def test_a_renewal_never_undoes_a_halt(stage, monkeypatch, when):
+    await stage.begin(1)
+    stage.provider.act = lambda n: asyncio.Event().wait()
+    async with stage.process() as process:
+        await until(lambda: len(stage.provider.posted) == 1)
+        (attempt,) = process.dispatch.running.values()
+
+        async def renewed(*args, **options):
+            lost = await renew(*args, **options)
+            process.dispatch.halt()
+            return lost
+
+        if when == "before":
+            process.dispatch.halt()
+        else:
+            monkeypatch.setattr(pulse_module, "renew", renewed)
+        await process._pulse._renew()
+        assert attempt.deadline == 0.0, "what is not sent yet never is"
 
 
 async def test_a_settle_whose_acknowledgement_never_came_proves_no_loss(stage, monkeypatch):

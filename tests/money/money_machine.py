@@ -341,7 +341,7 @@ class MoneyMachine(RuleBasedStateMachine):
         for work in chosen:
             lane = first_lane(work.job)
             was = self.do(self.redis.get(f"arq:result:{work.id}")) if work.outcome == "failed" else "no more"
-            arguments += (work.id, f"farebox:flow:2:{name}:{lane}", was, work.payload)
+            arguments += (work.id, f"farebox:flow:2:{name}:{lane}", work.job.deadline_ms, was, work.payload)
         if name in self.cancelled:
             try:
                 self.do(self.tongue.say(RETRY, name, *arguments))
@@ -353,7 +353,6 @@ class MoneyMachine(RuleBasedStateMachine):
             assert not arguments or self.do(self.tongue.say(RETRY, name, *arguments))[1] == 0
             return
         self.do(batch.keep())
-        self.do(batch.note_deadlines({w.id: w.job.deadline_ms for w in failed if w.job.deadline_ms}))
         assert self.do(self.tongue.say(RETRY, name, *arguments))[1] == len(failed)
         assert self.do(self.tongue.say(RETRY, name, *arguments))[1] == 0
         for work in failed:

@@ -216,13 +216,22 @@ async def test_two_who_retry_at_once_retry_once(client, bus):
 
 
 async def test_a_cancelled_batch_is_not_retried_and_takes_no_jobs(client, bus):
-    batch = await client.submit_batch(items(1), name="b", model=MODEL)
+    batch = await client.submit_batch(items(2), name="b", model=MODEL)
     await bus.fail("c0", batch="b")
     assert (await batch.cancel(), await batch.cancel()) == (True, False)
     with pytest.raises(farebox.BatchClosedError):
         await batch.retry_failed()
     with pytest.raises(farebox.InputError, match="cancelled"):
-        await client.submit_batch(items(2), name="b", model=MODEL)
+        await client.submit_batch(items(3), name="b", model=MODEL)
+
+
+async def test_a_batch_that_has_ended_is_not_cancelled_any_more_and_takes_further_jobs(client, bus):
+    batch = await client.submit_batch(items(1), name="b", model=MODEL)
+    await bus.fail("c0", batch="b")
+    assert (await batch.cancel(), await batch.cancel(now=True)) == (False, False)
+    assert not (await batch.progress()).cancelled
+    assert await batch.retry_failed() == 1
+    assert (await client.submit_batch(items(2), name="b", model=MODEL)).created == 1
 
 
 async def test_the_last_job_that_is_cancelled_begins_the_retention(client, bus, redis):

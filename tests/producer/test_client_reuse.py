@@ -142,7 +142,7 @@ async def test_a_sealed_or_cancelled_batch_takes_none_and_a_complete_one_retires
     assert await redis.pttl(KEYS.batch("b")) > 0
     with pytest.raises(farebox.BatchClosedError, match="sealed"):
         await client.submit(MODEL, job_id="more", batch="b", **ASK)
-    await (await client.submit_batch([], name="c")).cancel()
+    await (await client.submit_batch([{"prompt": "another"}], name="c", model=MODEL)).cancel()
     with pytest.raises(farebox.BatchClosedError, match="cancelled"):
         await client.submit(MODEL, job_id="more", batch="c", **ASK)
 

@@ -4,6 +4,7 @@ adapter speaks a class of its own subclasses `FateContract`, and names the API a
 """
 
 import asyncio
+import gzip
 import json
 import logging
 
@@ -22,6 +23,7 @@ from farebox.errors import (
     ProviderTimeoutError,
 )
 from farebox.records import Job
+from farebox_worker.providers import connection
 from farebox_worker.providers.base import Facts, ModelProvider, PromptMessage
 
 KEY = "sk-proj-0123456789abcdefWXYZ"
@@ -196,6 +198,13 @@ class FateContract:
             assert error.body == b""
         assert len(script.requests) == 1  # retries are the bus's
 
+    async def test_an_id_of_a_request_is_cut_and_never_the_key(self, ask, script):
+        for said, kept in ((f"req-{KEY}", "[key]"), ("r" * 5000, "r" * 100)):
+            script.says(400, self.own_error, x_request_id=said, request_id=said)
+            with pytest.raises(ProviderError) as caught:
+                await ask()
+            assert caught.value.request_id == kept
+
     @pytest.mark.parametrize(
         ("headers", "seconds"),
         [
@@ -229,6 +238,47 @@ class FateContract:
             await ask()
         assert type(caught.value) is ProviderError
         assert (caught.value.own_body, caught.value.sent, caught.value.status_code) == (False, True, 200)
+
+    @pytest.mark.parametrize("encoding", ["identity", "gzip"])
+    async def test_an_answer_without_end_is_not_read_to_its_end(self, ask, script, monkeypatch, encoding):
+        monkeypatch.setattr(connection, "MOST_BYTES", 1_000_000)
+        body = b" " * 1_500_000
+        script.says(200, gzip.compress(body) if encoding == "gzip" else body, content_encoding=encoding)
+        with pytest.raises(ProviderError) as caught:
+            await ask()
+        assert (caught.value.code, caught.value.sent, caught.value.own_body) == ("answer_too_large", True, False)
+        script.says(200, b"{}")
+        with pytest.raises(ProviderError, match="something else"):  # another connection goes on
+            await ask()
+
+    @pytest.mark.parametrize("status", [200, 400, 500])
+    async def test_json_that_is_nested_without_end_is_no_answer(self, ask, script, status):
+        script.says(status, b'{"error":' + b"[" * 100_000 + b"]" * 100_000 + b"}")
+        with pytest.raises(ProviderError) as caught:
+            await ask()
+        assert not caught.value.own_body
+
+    async def test_an_error_of_megabytes_is_cut_before_it_is_looked_at(self, ask, script):
+        # a word of 64 KB took 26 s to search for masked keys, in which nothing else ran
+        script.says(400, {"error": {"message": "a" * 2_000_000, "code": "b" * 2_000_000}})
+        with pytest.raises(ProviderRequestError) as caught:
+            await ask()
+        assert len(str(caught.value)) < 3_000
+        assert len(caught.value.code) <= 100
+
+    async def test_what_is_masked_leaves_an_error_json(self, ask, script):
+        said = {"error": {"message": "line\n*** bold ***\t\u2022*** sk-***WXYZ", "code": "c"}}
+        script.says(400, said)
+        with pytest.raises(ProviderRequestError) as caught:
+            await ask()
+        assert json.loads(caught.value.body)["error"]["code"] == "c"
+        assert b"WXYZ" not in caught.value.body
+
+    async def test_half_a_character_or_nan_in_an_error_leave_it_the_providers_words(self, ask, script):
+        script.says(400, b'{"error": {"message": "too long: \\ud83d", "limit": NaN}}')
+        with pytest.raises(ProviderRequestError, match="too long") as caught:
+            await ask()
+        assert caught.value.own_body
 
     async def test_silence_ends_in_a_timeout(self, ask, script):
         script.act = "hang"
@@ -291,6 +341,39 @@ class HttpAdapterContract(AdapterContract, FateContract):
         assert body["choices"][0]["message"]["content"] == "Hi there"
         assert (reply.usage.input_tokens, reply.usage.output_tokens) == (10, 5)
         assert reply.headers == {"x-ratelimit-remaining-tokens": "7"}
+
+    @pytest.mark.parametrize("api", ["chat", "messages"])
+    @pytest.mark.parametrize(
+        ("plain", "odd"),
+        [
+            (b"{", b"\xef\xbb\xbf{"),
+            (b"Hi there", b"Hi \\ud83d"),
+            (b"Hi there", b"Hi \xff\xfe"),
+            (b"Hi there", b"Hi \n there"),
+            (b"{", b'{"logprob": NaN, "least": -Infinity, '),
+        ],
+        ids=["byte order mark", "half a character", "broken UTF-8", "raw newline", "NaN"],
+    )
+    async def test_an_answer_that_is_nearly_json_is_read_for_it_is_paid(self, adapter, script, answer, api, plain, odd):
+        script.says(200, json.dumps(answer).encode().replace(plain, odd, 1))
+        prepared = adapter.prepare(job(chat(max_tokens=9), api), FACTS)
+        reply = await adapter.post(prepared, timeout_s=5)
+        assert (reply.finish, reply.usage.total_tokens) == ("answered", 15)
+        assert "Hi" in json.dumps(json.loads(reply.body.decode()))
+        assert json.loads(reply.original.decode())["usage"]
+
+    @pytest.mark.parametrize("api", ["chat", "messages"])
+    @pytest.mark.parametrize("usage", ["none", [1], 7, None, "floats"])
+    async def test_an_answer_is_put_into_the_format_asked_for_whatever_its_usage(
+        self, adapter, script, answer, api, usage
+    ):
+        told = {name: float(count) for name, count in answer["usage"].items()} if usage == "floats" else usage
+        script.says(200, answer | {"usage": told, "id": None})
+        reply = await adapter.post(adapter.prepare(job(chat(max_tokens=9), api), FACTS), timeout_s=5)
+        body = json.loads(reply.body)
+        said = body["choices"][0]["message"]["content"] if api == "chat" else body["content"][0]["text"]
+        assert (said, reply.finish) == ("Hi there", "answered")
+        assert (reply.usage.total_tokens if reply.usage else None) == (15 if usage == "floats" else None)
 
     async def test_health_is_a_yes_or_a_no_and_never_an_error(self, adapter, unreachable, script):
         script.says(200, {"data": []})

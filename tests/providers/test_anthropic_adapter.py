@@ -254,6 +254,12 @@ async def test_discovery_brings_limits_page_by_page(adapter, script):
     assert (info.context_window, info.max_output_tokens, info.input_cost_per_mtok) == (200_000, 64_000, 0.0)
 
 
+async def test_a_list_of_models_without_end_is_given_up(adapter, script):
+    script.says(200, {"data": [{"id": "m-1"}], "has_more": True, "last_id": "m-1"})
+    await adapter.list_models()
+    assert len(script.requests) == 10
+
+
 def events(*data):
     return "".join(f"event: {one['type']}\ndata: {json.dumps(one)}\n\n" for one in data).encode()
 

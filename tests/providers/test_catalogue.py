@@ -144,7 +144,7 @@ async def test_discovery_adds_models_nobody_prices():
 async def test_a_slow_provider_fails_alone():
     models = catalogue()
     failed = await models.discover([Listing("openai", "x", delay_s=5), Listing("ollama", "llama3")], timeout_s=0.01)
-    assert failed == {"openai": "TimeoutError"}
+    assert failed == {"openai": "no answer within 0.01 s"}
     assert "ollama:llama3" in models.refs()
 
 
@@ -209,6 +209,18 @@ def test_a_new_price_reaches_the_entries(monkeypatch):
     monkeypatch.setattr("farebox_worker.prices.table.PRETEND", None)
     assert models._prices.refresh_if_older_than(0)
     assert models.resolve("echo").price is None
+
+
+@pytest.mark.parametrize("name", ["openai:gpt-5-mini@flex", "gpt-5-mini@flex", "ollama:mine@flex"])
+def test_a_lane_is_no_model_and_says_how_its_tier_is_named(name):
+    assert f"{name} is a lane: name its model, {name.removesuffix('@flex')}, with --tier flex" in str(
+        refusal(catalogue(), name)
+    )
+
+
+def test_every_ref_can_be_asked_for():
+    models = catalogue()
+    assert [ref for ref in models.refs() if models.resolve(ref).price is None] == []
 
 
 def test_refs_hold_what_is_configured_listed_or_priced():

@@ -183,6 +183,30 @@ async def test_every_way_to_finish_is_told_apart(reply_to, message, finish, expe
         ),
         ({"prompt_tokens": 10, "completion_tokens": 5, "prompt_cache_hit_tokens": 4}, (6, 5, 4, 0)),
         ({"prompt_tokens": 3, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 9}}, (0, 5, 3, 0)),
+        (  # xAI and Gemini count reasoning beside the completion
+            {
+                "prompt_tokens": 32,
+                "completion_tokens": 9,
+                "total_tokens": 135,
+                "completion_tokens_details": {"reasoning_tokens": 94},
+            },
+            (32, 103, 0, 0),
+        ),
+        ({"prompt_tokens": 21, "completion_tokens": 0, "total_tokens": 81}, (21, 60, 0, 0)),
+        (
+            {"prompt_tokens": 32, "completion_tokens": 9, "completion_tokens_details": {"reasoning_tokens": 94}},
+            (32, 103, 0, 0),
+        ),
+        (  # OpenAI counts it within
+            {
+                "prompt_tokens": 32,
+                "completion_tokens": 100,
+                "total_tokens": 132,
+                "completion_tokens_details": {"reasoning_tokens": 94},
+            },
+            (32, 100, 0, 0),
+        ),
+        ({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 3}, (10, 5, 0, 0)),
     ],
 )
 async def test_usage_counts_are_disjoint(reply_to, usage, counts):
@@ -224,6 +248,12 @@ async def test_whole_floats_are_counts(reply_to):
 
 async def test_the_tier_that_served_is_told(reply_to):
     assert (await reply_to(completion(service_tier="flex"))).served_tier == "flex"
+
+
+@pytest.mark.parametrize("tier", [7, {"name": "flex"}, ["flex"]])
+async def test_an_answer_with_an_odd_tier_is_paid_and_not_asked_for_again(reply_to, tier):
+    reply = await reply_to(completion(service_tier=tier))
+    assert (reply.usage.total_tokens, reply.served_tier) == (15, "")
 
 
 async def test_a_messages_job_gets_its_answer_as_a_message(reply_to):
@@ -308,6 +338,15 @@ async def test_json_may_be_asked_for(adapter, script, answer):
     await adapter.send([PromptMessage("user", "Hello")], "m-1", response_format="json", tools=[TOOL], temperature=0.0)
     sent = json.loads(script.requests[0][3])
     assert (sent["response_format"], sent["tools"], sent["temperature"]) == ({"type": "json_object"}, [TOOL], 0.0)
+
+
+async def test_cookies_are_not_kept(script, answer):
+    named = OpenAIProvider("p", api_key=KEY, base_url=script.url.replace("127.0.0.1", "localhost"))  # IPs have none
+    script.says(200, answer, set_cookie="lb=1; Path=/")
+    for _ in range(2):
+        await named.post(named.prepare(job(chat()), FACTS), timeout_s=5)
+    assert "cookie" not in script.requests[1][2]
+    await named.aclose()
 
 
 def test_only_what_caused_a_failure_tells_whether_it_was_sent():

@@ -265,6 +265,39 @@ async def test_a_process_whose_key_is_refused_says_so_in_its_heartbeat_and_other
     assert len(stage.provider.posted) == 5
 
 
+async def test_a_line_that_a_filter_forbids_fails_alone_and_the_others_are_answered(stage):
+    await stage.begin(6)
+
+    async def forbid(n):
+        if n == 3:
+            raise ProviderAuthError("sim", "blocked by the firewall", status_code=403, own_body=True)
+
+    stage.provider.act = forbid
+    async with stage.process(concurrency=1) as process:
+        await stage.finished(6)
+        assert not process.routes.stopped
+    failures = [result.error_message for _, result in await stage.results() if result.outcome == "failed"]
+    assert failures == ["blocked by the firewall"]
+
+
+async def test_a_key_that_is_refused_now_and_then_is_still_served_and_a_revoked_one_is_not(stage):
+    await stage.begin(4)
+    revoked = asyncio.Event()
+
+    async def flap(n):
+        if n == 3 or revoked.is_set():
+            raise ProviderAuthError("sim", "no such key", status_code=401, own_body=True)
+
+    stage.provider.act = flap
+    async with stage.process(concurrency=1) as process:
+        await stage.finished(4)
+        assert len(stage.provider.posted) == 5
+        revoked.set()
+        await stage.submit(6, start=4)
+        await until(lambda: "sim" in process.routes.stopped)
+    assert len(stage.provider.posted) == 10
+
+
 async def _say_stopped(stage, processes):
     beats = {beat.worker_id: beat.stopped for beat in await read_heartbeats(stage.batch.redis, stage.batch.keys)}
     first, second = (beats.get(process.worker_id) for process in processes)
@@ -387,6 +420,29 @@ async def test_a_deadline_is_forgotten_with_its_job(stage):
     assert await withdraw(batch.tongue, flow, [batch.job_id("c1")]) == 1
     await batch.cancel()
     assert await sweep(batch.tongue, results_ttl_ms=TTL) == 1
+    assert await redis.zcard(batch.keys.deadlines) == 0
+
+
+async def test_a_retry_notes_deadlines_with_its_jobs_and_one_that_is_refused_notes_none(stage):
+    batch, redis, late = stage.batch, stage.batch.redis, 10**13
+    await stage.begin(0)
+    await batch.submit([Job(1, "c0", LANE, "chat", b"{}", deadline_ms=late)])
+
+    async def refuse(n):
+        raise refused()
+
+    stage.provider.act = refuse
+    async with stage.process():
+        await stage.finished(1)
+    assert await redis.zcard(batch.keys.deadlines) == 0
+    assert await retry_failed(batch) == 1
+    noted = {f"b1\t{batch.job_id('c0')}".encode(): late}
+    assert dict(await redis.zrange(batch.keys.deadlines, 0, -1, withscores=True)) == noted
+    async with stage.process():
+        await stage.finished(1)
+    await batch.cancel()
+    with pytest.raises(BatchClosedError):
+        await retry_failed(batch)
     assert await redis.zcard(batch.keys.deadlines) == 0
 
 

@@ -61,6 +61,8 @@ ROWS = [
     (own(503, ProviderOverloadedError), "retry", "release", 1.0, True, "overloaded"),
     (own(529, ProviderOverloadedError), "retry", "release", 1.0, True, "overloaded"),
     (own(502, ProviderOverloadedError), "retry", "unconfirmed", 1.0, True, "overloaded"),
+    (own(520, ProviderOverloadedError), "retry", "unconfirmed", 1.0, True, "overloaded"),  # Cloudflare writes JSON too
+    (own(524, ProviderTimeoutError), "retry", "unconfirmed", 1.0, True, "timeout"),
     (foreign(503, ProviderOverloadedError), "retry", "unconfirmed", 1.0, True, "overloaded"),
     (own(200, ProviderOverloadedError), "retry", "unconfirmed", 1.0, True, "overloaded"),
     (own(408, ProviderTimeoutError), "retry", "unconfirmed", 1.0, True, "timeout"),
@@ -111,6 +113,23 @@ def test_the_second_doubtful_attempt_fails_the_job():
     assert (second.action, second.money) == ("fail", "unconfirmed")
     assert "2 attempts" in second.message
     assert verdict(foreign(429, ProviderRateLimitError), doubts=1).action == "fail"
+
+
+@pytest.mark.parametrize(("make", "money"), [(own, "release"), (foreign, "unconfirmed")])
+def test_a_request_that_a_filter_forbids_does_not_stop_whoever_has_good_credentials(make, money):
+    judged = judge(make(403, ProviderAuthError), attempts=1, doubts=0, max_attempts=5, denials=1)
+    assert (judged.action, judged.money, judged.failure_class, judged.counted) == ("fail", money, "request", True)
+    assert judged.alike  # twenty of them in a row still pause the lane
+
+
+@pytest.mark.parametrize(
+    ("status", "denials", "action", "counted"),
+    [(401, 4, "retry", True), (401, 5, "stop_provider", False), (403, 5, "stop_provider", False)],
+)
+def test_good_credentials_are_given_up_when_they_are_refused_again_and_again(status, denials, action, counted):
+    error = own(status, ProviderAuthError)
+    judged = judge(error, attempts=1, doubts=0, max_attempts=9, denials=denials)
+    assert (judged.action, judged.counted, judged.money) == (action, counted, "release")
 
 
 def test_doubts_of_the_past_do_not_fail_what_is_certain():

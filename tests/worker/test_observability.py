@@ -29,6 +29,7 @@ from farebox_worker.bus.admit import Fare, admit
 from farebox_worker.bus.admit import Verdict as Admission
 from farebox_worker.bus.claim import Ask, claim
 from farebox_worker.bus.pause import pause
+from farebox_worker.cli.options import _StderrHandler
 from farebox_worker.cli.worker import Flags
 from farebox_worker.cli.worker import _child as child
 from farebox_worker.configuration import load
@@ -496,6 +497,16 @@ def test_a_json_line_holds_the_event_and_its_fields_and_no_key():
     assert said["message"] == "lane a:b is ***"
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", said["time"])
     assert json.loads(JsonLines().format(record()))["event"] == "log"
+
+
+def test_a_line_is_written_at_once_so_that_processes_do_not_break_each_others(monkeypatch):
+    written = []
+    monkeypatch.setattr(sys, "stderr", types.SimpleNamespace(write=written.append, flush=lambda: None))
+    handler = _StderrHandler()
+    handler.setFormatter(JsonLines(()))
+    handler.emit(logging.makeLogRecord({"msg": "draining", **event("draining", signal="SIGTERM", in_flight=0)}))
+    [line] = written
+    assert line.endswith("}\n")
 
 
 @pytest.mark.parametrize("lines", [JsonLines(), PlainLines()])

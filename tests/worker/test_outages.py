@@ -3,9 +3,10 @@
 import asyncio
 import logging
 import re
+from types import SimpleNamespace
 
 import pytest
-from redis.exceptions import AuthenticationError, ResponseError
+from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError, WatchError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from tests.conftest import server_binary
 from tests.polling import until
@@ -13,7 +14,10 @@ from tests.process_support import COST, Stage
 from tests.trouble import Trouble
 
 from farebox.connection import PASSING, check_server, connect, passes, word_of
-from farebox.errors import ServerAwayError, ServerError
+from farebox.errors import LedgerLostError, ServerAwayError, ServerError
+from farebox_worker.dispatch import pacing as pacing_module
+from farebox_worker.dispatch.pacing import Pacing
+from farebox_worker.dispatch.steering import quietly
 from farebox_worker.outage import Outage
 from farebox_worker.process import housekeeping
 
@@ -125,6 +129,49 @@ async def test_a_process_that_ends_leaves_no_chore_to_meet_closed_connections():
 def test_the_word_of_a_refusal_is_found(error, word):
     assert word_of(error) == word
     assert passes(error) == bool(word)
+
+
+def test_a_connection_that_arq_lost_while_it_watched_a_key_is_an_outage_and_no_refusal(caplog):
+    outage = Outage()
+    outage.begin(WatchError("A ConnectionError occurred on while watching one or more keys"))  # redis-py's word for it
+    assert outage.is_on
+    assert [line.event for line in caplog.records] == ["redis_away"]
+
+
+@pytest.mark.parametrize(
+    ("error", "level"),
+    [
+        (RedisConnectionError("Connection refused."), logging.DEBUG),
+        (LedgerLostError("gone"), logging.DEBUG),
+        (NoPermissionError("no right to run publish"), logging.WARNING),
+    ],
+)
+async def test_what_calls_mean_for_others_is_not_told_a_thousand_times_in_an_outage(caplog, error, level):
+    caplog.set_level(logging.DEBUG, "farebox_worker")
+
+    async def refused():
+        raise error
+
+    await quietly(refused(), "sim:one")
+    assert [(line.event, line.levelno) for line in caplog.records] == [("pause_failed", level)]
+
+
+async def test_a_rate_that_could_not_be_told_is_news_again(monkeypatch):
+    tries = []
+
+    async def tune(tongue, *, lanes, seen):
+        tries.append(lanes)
+        if len(tries) == 1:
+            raise RedisConnectionError("Connection refused.")
+
+    monkeypatch.setattr(pacing_module, "tune", tune)
+    pacing = Pacing(None, None, {})
+    answered = SimpleNamespace(headers={"x-ratelimit-limit-requests": "600"}, route=SimpleNamespace(lane="sim:one"))
+    with pytest.raises(RedisConnectionError):
+        await pacing.learn(answered)
+    await pacing.learn(answered)
+    assert pacing.learn(answered) is None, "what was told is no news"
+    assert [rates["sim:one"].rpm for rates in tries] == [600, 600]
 
 
 async def test_a_refusal_of_one_verb_alone_is_no_outage_and_is_told_once(caplog):

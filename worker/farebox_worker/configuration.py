@@ -65,7 +65,7 @@ def load(
         redis=RedisSettings(**given["redis"]),
         budget=BudgetSettings(**given["budget"]),
         worker=WorkerSettings(**given["worker"]),
-        retention=_retention(given["retention"]),
+        retention=_retention(file, given["retention"]),
         providers=providers,
         models=_models(file, providers),
         path=path,
@@ -104,11 +104,14 @@ def _override(given: dict[str, dict[str, Any]], environ: Mapping[str, str]) -> N
         given[section][key] = typed(f"environment variable {name}", text, hint, strict=False)
 
 
-def _retention(given: dict[str, Any]) -> RetentionSettings:
+def _retention(file: TomlFile, given: dict[str, Any]) -> RetentionSettings:
     retention = RetentionSettings(**given)
     if retention.ids_days < retention.results_days:
         days = f"{retention.ids_days:g}, expected at least results_days ({retention.results_days:g})"
-        raise ConfigError(f"[retention] ids_days is {days}: an id outlives its result")
+        problem = f"is {days}: an id outlives its result"
+        if given.items() & file.table("retention").items():
+            file.fail("retention", "ids_days", problem)
+        raise ConfigError(f"[retention] ids_days {problem}")
     return retention
 
 

@@ -23,7 +23,7 @@ EVENTS = frozenset({
     "process_killed", "process_ended",
     # jobs
     "claimed", "admitted", "refused", "parked", "sent", "answered", "cancelled", "retried", "failed", "returned",
-    "settled", "settle_split", "lapsed", "crashed", "moved", "taken_over",
+    "settled", "settle_split", "settle_given_up", "lapsed", "crashed", "moved", "taken_over",
     # lanes and providers
     "paused", "pause_failed", "overrun", "refused_alike", "lane_unserved", "provider_stopped", "provider_unlisted",
     # the server and the money

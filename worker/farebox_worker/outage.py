@@ -16,7 +16,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, WatchError
 
 from farebox.connection import AWAY, PASSING, passes, refuses_login, word_of
 from farebox.errors import LedgerError, ServerError
@@ -34,8 +34,11 @@ AFTERMATH_S = 1.0  # in which connections that were lost in an outage may still 
 
 
 def is_of_the_server(error: Exception) -> bool:
-    """Whether every command meets this error, and not one verb alone."""
-    return passes(error) or refuses_login(error)
+    """Whether every command meets this error, and not one verb alone.
+
+    A `WatchError` that gets here is a connection that arq lost in its poll; a watched key that changed it handles.
+    """
+    return passes(error) or refuses_login(error) or isinstance(error, WatchError)
 
 
 def in_words(error: Exception) -> str:
@@ -70,7 +73,7 @@ class Outage:
     def begin(self, error: Exception) -> None:
         """Note a failure; only the first of an outage is logged, and each refusal of one verb alone once."""
         if not is_of_the_server(error):
-            self._refused(str(error))
+            self.refused(str(error))
         elif not self.is_on and time.monotonic() >= self._aftermath_ends_s:
             self.is_on = True
             self.began_s, self.times = time.monotonic(), self.times + 1
@@ -78,7 +81,8 @@ class Outage:
             words = "Redis %s: nothing is sent, finished calls are kept until it answers"
             log.warning(words, in_words(error), extra=extra)
 
-    def _refused(self, why: str) -> None:
+    def refused(self, why: str) -> None:
+        """Say that a verb is refused for this reason: once, and no more than so many reasons."""
         if why not in self._refusals and len(self._refusals) < MOST_REFUSALS:
             self._refusals.add(why)
             log.error("Redis refuses a verb, it is tried again: %s", why, extra=event("verb_refused", why=why))

@@ -25,10 +25,14 @@ PRICES_TTL_S = 3600.0
 
 
 class Patience:
-    """Counts how often in a row a lane's provider had no room, so that each pause can be longer than the one before."""
+    """Counts how often in a row a lane's provider had no room, so that each pause can be longer than the one before.
+
+    And how often it refused the credentials: one that has answered may do so by mistake.
+    """
 
     def __init__(self) -> None:
         self._rounds = 0
+        self._denials: int | None = None  # None: it never answered
         self._counted_s = -math.inf
 
     def refused(self, sent_s: float) -> int:
@@ -40,7 +44,13 @@ class Patience:
 
     def answered(self) -> None:
         """Begin anew: there was room."""
-        self._rounds = 0
+        self._rounds = self._denials = 0
+
+    def denied(self) -> int | None:
+        """Count a refusal of credentials that were good, in a row; None when they never were."""
+        if self._denials is not None:
+            self._denials += 1
+        return self._denials
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,14 +5,16 @@
 | the body or a setting is wrong, before anything was sent           | fail           | release     | no      |
 | ConfigError                                                        | stop_provider  | release     | no      |
 | 401, 403                                                           | stop_provider  | by the body | no      |
+| 403 of who has answered, up to four in a row: a filter forbids it  | fail           | by the body | yes     |
+| 401 of who has answered, up to four in a row                       | retry          | by the body | yes     |
 | 402, quota, spend limit, credit balance                            | pause_provider | by the body | no      |
 | 429                                                                | pause_lane     | by the body | no      |
 | 429 resource_unavailable: the tier has no room                     | pause_lane     | by the body | no      |
 | 429: the request is larger than the limit itself                   | fail           | by the body | no      |
 | 400, 404, 413, 422 and other 4xx, 3xx                              | fail           | by the body | yes     |
 | the connection could not be made                                   | retry          | release     | no      |
-| 500, 503, 529, 409 and other 5xx                                   | retry          | by the body | yes     |
-| 408, 499, 502, 504                                                 | retry          | unconfirmed | yes     |
+| 409, 500, 501, 503, 529                                            | retry          | by the body | yes     |
+| 408, 499, 502, 504 and other 5xx (Cloudflare's 520 to 530)         | retry          | unconfirmed | yes     |
 | no answer in time, connection lost after sending                   | retry          | unconfirmed | yes     |
 | a 200 that is no answer, any other exception                       | retry          | unconfirmed | yes     |
 
@@ -49,6 +51,7 @@ Action = Literal["retry", "fail", "pause_lane", "pause_provider", "stop_provider
 Money = Literal["release", "unconfirmed"]
 
 MAX_DOUBTS = 2  # unconfirmed attempts per job
+MOST_DENIALS = 5  # of credentials that were good, without an answer between them: they are good no more
 RETRY_BASE_S = 1.0
 RETRY_CAP_S = 60.0
 UNREACHABLE_CAP_S = 30.0
@@ -60,7 +63,8 @@ NO_ROOM_CAP_S = 300.0
 PROVIDER_PAUSE_S = 300.0  # then a probe
 _DIFFERING = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|\b\w*\d[\w.-]*")
 _TOO_LARGE = re.compile(r"request (is )?(too large|larger than)", re.IGNORECASE)  # than all that a minute allows
-_NEVER_CERTAIN = frozenset({408, 499, 502, 504})  # may have been billed whatever the body says
+_UNCERTAIN = frozenset({408, 499})  # may have been billed whatever the body says
+_CERTAIN = frozenset({500, 501, 503, 529})  # of those from 500; the others tell of what stands before a provider
 
 # The first row that an error is an instance of is its own.
 _ROWS: tuple[tuple[type[Exception], str, Action, bool], ...] = (
@@ -111,6 +115,7 @@ def judge(
     doubts: int,
     max_attempts: int,
     refusals: int = 1,
+    denials: int | None = None,
     random: Callable[[], float] = _random.random,
 ) -> Verdict:
     """Judge a failed attempt.
@@ -121,11 +126,17 @@ def judge(
         doubts: the job's unconfirmed attempts before this one.
         max_attempts: how many counted attempts a job may have.
         refusals: how often in a row the lane had no room, this time included.
+        denials: how often in a row credentials were refused that had been good, this time included; None when the
+            lane never answered this process.
         random: draws from [0, 1), for the jitter.
     """
     failure_class, action, counted = next(row[1:] for row in _ROWS if isinstance(error, row[0]))
     money = _money(error)
     message = (str(error) or type(error).__name__).encode(errors="replace").decode()  # it may hold half a character
+    if isinstance(error, ProviderAuthError) and denials is not None and denials < MOST_DENIALS:
+        action, counted = "retry", True
+        if error.status_code == 403:  # else one line that a filter dislikes stops all
+            failure_class, action = "request", "fail"
     alike = _alike(error) if failure_class == "request" else ""
     if failure_class == "connection" and money == "release":
         failure_class, counted = "unreachable", False  # a network that is down is no fault of the job's
@@ -165,8 +176,9 @@ def _money(error: Exception) -> Money:
         return "unconfirmed"
     if not error.sent:
         return "release"
-    refused = error.status_code is not None and error.status_code >= 400
-    return "release" if refused and error.own_body and error.status_code not in _NEVER_CERTAIN else "unconfirmed"
+    status = error.status_code or 0
+    refused = status in _CERTAIN or (400 <= status < 500 and status not in _UNCERTAIN)
+    return "release" if refused and error.own_body else "unconfirmed"
 
 
 def _delay_s(

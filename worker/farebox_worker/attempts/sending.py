@@ -14,7 +14,13 @@ from functools import lru_cache
 
 import msgspec
 
-from farebox.errors import FareboxError, ProviderConnectionError, ProviderError, UntranslatableError
+from farebox.errors import (
+    FareboxError,
+    ProviderAuthError,
+    ProviderConnectionError,
+    ProviderError,
+    UntranslatableError,
+)
 from farebox.fallback import as_asked_in, lanes_of
 from farebox.keys import check_tag
 from farebox.ledger import GLOBAL
@@ -121,11 +127,13 @@ def _failed(
     if isinstance(error, ProviderConnectionError) and not error.sent and clock() >= attempt.deadline:
         return endings.hand_back(attempt), None  # somebody else's by now
     attempt.status, attempt.headers, attempt.retry_after_s = error.status_code, error.headers, error.retry_after
+    patience = attempt.route.patience
     verdict = judge(
         error,
         attempts=attempt.number,
         doubts=attempt.claimed.doubts,
         max_attempts=max_attempts,
-        refusals=attempt.route.patience.refused(started) if error.code == NO_ROOM else 1,
+        refusals=patience.refused(started) if error.code == NO_ROOM else 1,
+        denials=patience.denied() if isinstance(error, ProviderAuthError) else None,
     )
     return endings.failed(attempt, error, verdict, started), verdict

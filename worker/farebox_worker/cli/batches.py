@@ -11,6 +11,8 @@ from typing import Any
 import click
 
 from farebox.batch import Batch
+from farebox.client import DEFAULT_BATCH
+from farebox.errors import InputError
 from farebox.money import dollars_from_nusd, usd_from_nusd
 from farebox.progress import Progress, list_batches
 from farebox_worker.cli import suggest
@@ -116,6 +118,12 @@ def cancel(settings: Settings, batch: str, now: bool, as_json: bool) -> None:
 
 
 async def _cancel(settings: Settings, name: str, *, now: bool, as_json: bool) -> None:
+    if name == DEFAULT_BATCH:
+        flags = flags_from_here(settings)
+        raise InputError(
+            f"every program's single jobs go to {name}, which would take no more of them once it is cancelled. "
+            f"`farebox budget set 0 --batch {name}{flags}` stops what is not sent, and `handle.cancel()` cancels one."
+        )
     async with open_session(settings) as session:
         batch = Batch(session.redis, name, namespace=session.namespace)
         was_over = (await batch.progress()).complete
@@ -126,7 +134,7 @@ async def _cancel(settings: Settings, name: str, *, now: bool, as_json: bool) ->
         progress = await batch.progress()
     if as_json:
         print_json(
-            _progress_json(progress, "cancelled")
+            _progress_json(progress, "cancelled" if progress.cancelled else "complete")
             | {"swept": swept, "waiting": left, "running": running, "ended": before - running}
         )
         return

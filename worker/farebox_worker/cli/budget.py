@@ -73,7 +73,7 @@ def _scope_options(command: F) -> F:
 
     def with_scope(**flags: Any) -> Any:
         named = [(kind, flags.pop(kind)) for kind in KINDS]
-        given = [f"{kind}:{name}" for kind, name in named if name]
+        given = [_scope(kind, name) for kind, name in named if name is not None]
         if len(given) > 1:
             raise click.UsageError("name one of --batch, --provider, --model and --tag.")
         return command(scope=given[0] if given else GLOBAL, **flags)
@@ -82,6 +82,15 @@ def _scope_options(command: F) -> F:
     period = click.Choice(PERIODS)
     options.append(click.option("--per", type=period, help="The limit of each UTC day or month, not for good."))
     return cast("F", with_options(command, with_scope, options))
+
+
+def _scope(kind: str, name: str) -> str:
+    """Name the scope of a flag. An empty name, as of a variable that is not set, must not move the global limit."""
+    if not name:
+        raise click.UsageError(f"--{kind} is empty: say which, or leave it out for the limit of everything.")
+    if kind == "model" and (model_ref := name.removesuffix("@flex")) != name:
+        raise click.UsageError(f"a model's limit counts all its tiers: say --model {model_ref}.")
+    return f"{kind}:{name}"
 
 
 @budget.command("set")

@@ -9,12 +9,13 @@ from typing import get_args
 import click
 
 from farebox.batch import Batch
-from farebox.errors import InputError
+from farebox.errors import FareboxError, InputError
 from farebox_worker.cli import suggest
 from farebox_worker.cli.options import common, ended_by_ctrl_c, run_async, say
 from farebox_worker.files.answers import output_line
 from farebox_worker.files.destination import STDOUT
 from farebox_worker.files.export import ERROR_NAME, FORMS, OUTPUT_NAME, Form, Writer
+from farebox_worker.files.output import FULL
 from farebox_worker.files.source import ArchiveError, Source, bare, is_table
 from farebox_worker.files.written import own_of
 from farebox_worker.run.screen import Screen
@@ -51,8 +52,11 @@ def export(settings: Settings, what: str, output: Path, form: Form | None, overw
                     count = _copy(screen.follow(_lines_of(source), doing="exporting"), write)
             else:
                 count = run_async(_export_batch(settings, what, output, chosen, screen))
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        raise InputError(f"cannot write {output}: {error.strerror or error}") from error
+        kind = FareboxError if error.errno in FULL else InputError
+        raise kind(f"cannot write {output}: {error.strerror or error}") from error
     if str(output) != STDOUT:
         say(f"{count:,} lines exported to {output}.")
 

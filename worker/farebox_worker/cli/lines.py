@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from farebox.errors import InputError
+from farebox.keys import check_tag
 from farebox_worker.cli import suggest
 from farebox_worker.cli.options import with_options
 from farebox_worker.files.source import Format, take
@@ -77,6 +78,8 @@ class LineFlags(msgspec.Struct, frozen=True, kw_only=True):
 
     def ask(self, path: Path, *, tags: tuple[str, ...] = (), first: int | None = None) -> Ask:
         """What is asked of a file; a pipe is read to its end. Raises: InputError."""
+        for tag in tags:
+            check_tag(tag)
         wording = self._wording()
         with Screen(plain_after_s=2.0) as screen:
             source = take(path, self.input_format, tell=screen.tell)

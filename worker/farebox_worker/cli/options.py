@@ -177,7 +177,8 @@ class _StderrHandler(logging.Handler):
     """Writes to what stderr is at the moment: the live screen takes it over, and keeps its lines apart."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr, flush=True)
+        sys.stderr.write(f"{self.format(record)}\n")  # at once: other processes write there too
+        sys.stderr.flush()
 
 
 def log_to_stderr(

@@ -19,12 +19,13 @@ from farebox_worker.cli.sweeping import write_down
 from farebox_worker.files.answers import output_line
 from farebox_worker.files.fit import Fit
 from farebox_worker.files.output import OutputFile
+from farebox_worker.files.source import is_packed, is_table
 from farebox_worker.files.wording import read_schema
 from farebox_worker.limits import in_words, money_line
 from farebox_worker.run.follow import Follow
 from farebox_worker.run.retried import take_out_retried
 from farebox_worker.run.screen import Screen
-from farebox_worker.session import open_session
+from farebox_worker.session import flags_from_here, open_session
 from farebox_worker.settings import Settings
 
 TOLD_EVERY_S = 1.0
@@ -51,6 +52,11 @@ def results(settings: Settings, batch: str, as_json: bool, **flags: Any) -> None
     given = Flags(**flags)
     if str(given.output) == "-" and (given.delete or given.schema or as_json):
         raise click.UsageError("-o - goes with none of --delete, --schema and --json: name a file.")
+    if is_packed(given.output) or is_table(given.output):
+        raise InputError(
+            f"results are lines of JSON, appended one by one: write them to {given.output}.jsonl, or all at once in "
+            f"another form with `farebox export {batch}{flags_from_here(settings)} -o {given.output}`."
+        )
     run_async(_results(settings, batch, given, as_json=as_json))
 
 

@@ -144,7 +144,14 @@ async def _submit(  # noqa: PLR0913 - what the flags say
         await _say_without_limit(session, name, ask, paid)
         reuse: Reuse | None = "content" if reuses else None
         batch = batch_of(session.redis, name, namespace=session.namespace, reuse=reuse)
-        await batch.open(ask.source.path.name)
+        retention = settings.retention
+
+        async def seal() -> int:
+            total = (await batch.progress()).submitted
+            await batch.seal(total, ids_days=retention.ids_days, results_days=retention.results_days)
+            return total
+
+        was_sealed = await batch.open(ask.source.path.name)
         if budget is not None:
             await session.ledger.set_limit(f"batch:{name}", nusd_from_usd(budget))
         try:
@@ -152,6 +159,8 @@ async def _submit(  # noqa: PLR0913 - what the flags say
                 known = screen.follow(lines(), doing="submitting")
                 done = await batch.submit((line.job for line in known if line.job), priority=priority)
         except JobConflictError as error:
+            if was_sealed:  # else whoever follows it waits for the rest of a file that is refused
+                await seal()
             ids = frozenset(error.job_ids)
             other = [line for line in lines() if batch.job_id(line.custom_id) in ids]
             named = ", ".join(f"{line.number} ({line.custom_id})" for line in other[:10]) + (" …" if other[10:] else "")
@@ -162,9 +171,7 @@ async def _submit(  # noqa: PLR0913 - what the flags say
         except (RedisError, OSError, ServerError):
             say(f"{name} is incomplete; with --batch {name} the same command submits the rest and nothing twice.")
             raise
-        retention = settings.retention
-        total = (await batch.progress()).submitted
-        await batch.seal(total, ids_days=retention.ids_days, results_days=retention.results_days)
+        total = await seal()
     if as_json:
         counts = {"submitted": done.created, "existing": done.existing, "reused": done.reused, "total": total}
         print_json({"batch_id": name, **counts})

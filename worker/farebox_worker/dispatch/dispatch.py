@@ -271,7 +271,9 @@ class Dispatch:
             if price is not None:
                 message = fee_problem(ref, price.unstated_fee(one.prepared.fees))
             self.settler.put(endings.refuse(one.claimed, "no_price", message, one.envelope))
-        else:  # no_room, wait: it is back in its place; lost: it is somebody else's
+        elif word == "lost":  # it is another's now; a hold we never heard of may be owed: it was not sent
+            self.settler.put(endings.hand_back(one))
+        else:  # no_room, wait: it is back in its place
             self._free(one.claimed.flow)
 
     # --- send and settle ----------------------------------------------------------------------------------------

@@ -70,7 +70,14 @@ class Pacing:
         if rates == _NOTHING or self._seen.get(lane) == rates:
             return None
         self._seen[lane] = rates
-        return tune(self._tongue, lanes={lane: rates}, seen=True)
+        return self._tell_seen(lane, rates)
+
+    async def _tell_seen(self, lane: str, rates: Rates) -> None:
+        try:
+            await tune(self._tongue, lanes={lane: rates}, seen=True)
+        except BaseException:
+            self._seen.pop(lane, None)  # it is news until it is told
+            raise
 
     def felt(self, one: Attempt, settlement: Settlement, verdict: Verdict | None, seconds: float) -> str:
         """Say what an admitted attempt, sent so many seconds ago, tells of its lane's pace."""

@@ -1,7 +1,10 @@
 """Settles finished attempts in groups: as many as came in a few milliseconds, at most 64 or 1 MB.
 
 It never gives up: while Redis is away everything is kept and settled when it is back. A group that errs is settled
-one by one. A call's slot is free again when its group goes on its way: one group at a time is on it.
+one by one; what Redis refuses alone, too, is put aside and tried again from time to time, while the others go on. It
+keeps its slot and its lease, so no more are put aside than there are slots. At the end it is tried a last time, and
+then its lease lapses as if its worker had died. A call's slot is free again when its group goes on its way: one group
+at a time is on it.
 """
 
 from __future__ import annotations
@@ -14,20 +17,20 @@ from collections.abc import Awaitable, Callable
 
 from redis.exceptions import ResponseError
 
-from farebox.connection import passes
 from farebox.errors import LedgerError
 from farebox.scripts import Tongue
 from farebox_worker.bus.settle import Settlement, settle
 from farebox_worker.events import event
 from farebox_worker.meters import GROUP_JOBS as GROUP_BOUNDS
 from farebox_worker.meters import SETTLE_S, Histogram
-from farebox_worker.outage import Outage
+from farebox_worker.outage import Outage, is_of_the_server
 
 log = logging.getLogger(__name__)
 
 GROUP_JOBS = 64
 GROUP_BYTES = 1_000_000
 LINGER_S = 0.002
+AGAIN_S = 5.0  # until what Redis refused is tried again
 
 
 class Settler:
@@ -61,6 +64,9 @@ class Settler:
         self._on_settled = on_settled
         self.group: list[Settlement] = []
         self._queue: deque[Settlement] = deque()
+        self._aside: list[Settlement] = []
+        self._refused: set[str] = set()  # tokens of those that go alone
+        self._is_ending = False
         self._filled = asyncio.Event()
         self._pending = 0
         self._empty = asyncio.Event()
@@ -85,7 +91,9 @@ class Settler:
         self._tongue = tongue
 
     async def flushed(self) -> None:
-        """Wait until everything that was put is acknowledged."""
+        """Wait until everything that was put is acknowledged, or refused a last time."""
+        self._is_ending = True
+        self._try_again()
         await self._empty.wait()
 
     async def run(self) -> None:
@@ -110,7 +118,8 @@ class Settler:
         group: list[Settlement] = []
         size = 0
         while self._queue and len(group) < GROUP_JOBS:
-            size += len(self._queue[0].result)
+            first = self._queue[0]
+            size += GROUP_BYTES if first.token in self._refused else len(first.result)
             if group and size > GROUP_BYTES:
                 break
             group.append(self._queue.popleft())
@@ -120,13 +129,16 @@ class Settler:
         def verb() -> Awaitable[list[str]]:
             return settle(self._tongue, group, results_ttl_ms=self._results_ttl_ms)
 
-        def is_of_the_group(error: Exception) -> bool:
-            return len(group) > 1 and isinstance(error, ResponseError) and not passes(error)
+        def is_refusal(error: Exception) -> bool:
+            return isinstance(error, ResponseError) and not is_of_the_server(error)
 
         began_s = time.monotonic()
         try:
-            words = await self._outage.insist(verb, unless=is_of_the_group)
+            words = await self._outage.insist(verb, unless=is_refusal)
         except ResponseError as error:
+            if len(group) == 1:
+                self._set_aside(group[0], str(error))
+                return
             extra = event("settle_split", jobs=len(group), why=str(error))
             message = "settling %d attempts together failed (%s): one by one"
             log.error(message, len(group), error, extra=extra)  # noqa: TRY400 - the server's word says it all
@@ -140,8 +152,30 @@ class Settler:
         if log.isEnabledFor(logging.DEBUG):
             extra = event("settled", jobs=len(group), seconds=round(seconds, 6))
             log.debug("settled %d attempts in %.1f ms", len(group), seconds * 1000, extra=extra)
+        self._let_go(group)
+        for settlement, word in zip(group, words, strict=True):
+            self._on_settled(settlement, word)
+
+    def _let_go(self, group: list[Settlement]) -> None:
+        self._refused.difference_update([one.token for one in group] if self._refused else ())
         self._pending -= len(group)
         if not self._pending:
             self._empty.set()
-        for settlement, word in zip(group, words, strict=True):
-            self._on_settled(settlement, word)
+
+    def _set_aside(self, one: Settlement, why: str) -> None:
+        if self._is_ending:
+            extra = event("settle_given_up", job=one.job_id, why=why)
+            log.error("Redis refuses to settle %s to the end (%s): its lease will lapse", one.job_id, why, extra=extra)
+            self._let_go([one])
+            return
+        self._outage.refused(f"{why} (settling {one.job_id}; the others go on)")
+        self._refused.add(one.token)
+        if not self._aside:
+            asyncio.get_running_loop().call_later(AGAIN_S, self._try_again)
+        self._aside.append(one)
+
+    def _try_again(self) -> None:
+        self._queue.extend(self._aside)
+        self._aside.clear()
+        if self._queue:
+            self._filled.set()

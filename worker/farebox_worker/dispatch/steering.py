@@ -19,6 +19,7 @@ from farebox_worker.bus.blame import MOST_ALIKE, blame
 from farebox_worker.bus.pause import Refusal, pause, stop_at_overrun
 from farebox_worker.dispatch.witness import Witness
 from farebox_worker.events import event
+from farebox_worker.outage import is_of_the_server
 from farebox_worker.routes import Route, Routes
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ class Steering:
         try:
             paused = await stop_at_overrun(self._tongue, lane, hold_nusd=one.hold_nusd, cost_nusd=cost_nusd)
         except (RedisError, OSError, LedgerError) as error:
-            log.warning("lane %s could not be paused: %s", lane, error, extra=event("pause_failed", lane=lane))
+            _untold(lane, error)
         else:
             if paused:
                 log.error("lane %s is %s", lane, paused, extra=event("overrun", lane=lane, why=paused.why))
@@ -98,7 +99,7 @@ class Steering:
         try:
             paused = await blame(self._tongue, lane, model_ref=ref, what=verdict.alike, message=verdict.message)
         except (RedisError, OSError, LedgerError) as error:
-            log.warning("lane %s could not be blamed: %s", lane, error, extra=event("pause_failed", lane=lane))
+            _untold(lane, error)
         else:
             if paused:
                 extra = event("refused_alike", lane=lane, in_a_row=MOST_ALIKE)  # the message may quote a prompt
@@ -121,4 +122,11 @@ async def quietly(verb: Awaitable[object], lane: str) -> None:
     try:
         await verb
     except (RedisError, OSError, LedgerError) as error:
-        log.warning("lane %s could not be paused: %s", lane, error, extra=event("pause_failed", lane=lane))
+        _untold(lane, error)
+
+
+def _untold(lane: str, error: Exception) -> None:
+    """Say that the server did not take something; an outage and a lost ledger are told once, by who waits for them."""
+    level = logging.DEBUG if isinstance(error, LedgerError) or is_of_the_server(error) else logging.WARNING
+    words = "lane %s: the server did not take what a call means for others: %s"
+    log.log(level, words, lane, error, extra=event("pause_failed", lane=lane))

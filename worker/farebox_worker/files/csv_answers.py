@@ -15,7 +15,7 @@ import msgspec
 
 from farebox.errors import InputError
 from farebox.said import said_text, said_tool_calls
-from farebox_worker.files.csv_table import CsvTable
+from farebox_worker.files.csv_table import CsvTable, delimiter_of
 from farebox_worker.files.durable import replacing
 from farebox_worker.files.line_index import LineIndex
 from farebox_worker.files.lines import Line
@@ -64,7 +64,10 @@ def answer_columns(source: Source, column: str, models: Sequence[str]) -> list[s
     added = [part for name in names for part in (name, f"{name}_error")]
     if source.format == "csv":
         with source.open() as file:
-            taken = set(CsvTable(file).columns)
+            try:
+                taken = set(CsvTable(file).columns)
+            except InputError as error:
+                raise InputError(f"{source.path}: {error}") from None
         if both := next((name for name in added if name in taken), None):
             raise InputError(f"{source.path} has a column {both!r} already: name another with --answer-column.")
     return added
@@ -95,7 +98,7 @@ class AnswerTable:
                 table = CsvTable(packed) if self._source.format == "csv" else None
                 encoding = "utf-8-sig" if table and table.has_bom else "utf-8"
                 text = io.TextIOWrapper(file, encoding=encoding, newline="", write_through=True)
-                writer = csv.writer(text, delimiter=table.delimiter if table else ",")
+                writer = csv.writer(text, delimiter=table.delimiter if table else delimiter_of(path))
                 writer.writerow([*(table.columns if table else ["custom_id"]), *self._columns])
                 for cells, asked in self._joined(table, lines):
                     writer.writerow([*cells, *self._answers(asked, index)])

@@ -10,6 +10,7 @@ import io
 import re
 from collections.abc import Iterator
 from itertools import chain
+from pathlib import Path
 from typing import BinaryIO
 
 from farebox.errors import InputError
@@ -83,6 +84,11 @@ class CsvTable:
             except csv.Error as error:
                 raise InputError(_broken(number, str(error))) from None
             yield number, cells
+
+
+def delimiter_of(path: Path) -> str:
+    """The delimiter that a new table's name asks for."""
+    return "\t" if path.suffix.lower() == ".tsv" else ","
 
 
 def _broken(number: int, reason: str) -> str:

@@ -19,8 +19,10 @@ import zstandard
 
 from farebox.records import Outcome
 from farebox_worker.files.csv_answers import answer_and_error
+from farebox_worker.files.csv_table import delimiter_of
 from farebox_worker.files.destination import STDOUT
 from farebox_worker.files.durable import replacing
+from farebox_worker.files.source import bare
 
 Form = Literal["openai-files", "csv", "jsonl"]
 OUTPUT_NAME, ERROR_NAME = "output.jsonl", "error.jsonl"
@@ -115,7 +117,7 @@ def table(path: Path) -> Iterator[Writer]:
     """Write a CSV table of answers and what they cost. Raises: OSError."""
     with _packed(path) as file:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="")
-        rows = csv.writer(text)
+        rows = csv.writer(text, delimiter=delimiter_of(bare(path)))
         rows.writerow(CSV_COLUMNS)
 
         def write(line: bytes) -> None:

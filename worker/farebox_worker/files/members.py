@@ -12,6 +12,7 @@ import msgspec
 
 from farebox.apis import SUPPORTED, api_of
 from farebox.errors import InputError
+from farebox.keys import check_tag
 from farebox.records import Api
 
 MAX_LINE_BYTES = 8_000_000  # without the newline
@@ -193,10 +194,7 @@ def text(name: str, value: msgspec.Raw | None) -> str:
 
 def own_tags(own: msgspec.Raw) -> tuple[str, ...]:
     """Read the tags in the reserved member `farebox`."""
-    tags = _own(own).tags
-    if "" in tags:
-        raise InputError('"farebox" has an empty tag: remove it')
-    return tags
+    return tuple(map(check_tag, _own(own).tags))
 
 
 def own_fallbacks(own: msgspec.Raw) -> tuple[str, ...] | None:

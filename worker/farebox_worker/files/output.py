@@ -24,7 +24,7 @@ from farebox_worker.files.tally import Tally
 from farebox_worker.files.written import ForeignFileError, NameNow, Written, lines_without, note_of, scan
 
 _BUFFER_BYTES = 1 << 20
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class OutputError(FareboxError):
@@ -285,6 +285,6 @@ def _explaining(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = f"{error.strerror or error} ({errno.errorcode.get(error.errno or 0, 'unknown')})"
-        if error.errno in _FULL:
+        if error.errno in FULL:
             raise DiskFullError(path, reason, "Free space") from error
         raise OutputError(path, reason, "Repair that") from error

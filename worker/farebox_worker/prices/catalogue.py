@@ -111,7 +111,8 @@ class Catalogue:
         failed = {}
         for provider, answer in zip(asked, answers, strict=True):
             if isinstance(answer, BaseException):
-                failed[provider.provider_id] = str(answer) or type(answer).__name__
+                silent = f"no answer within {timeout_s:g} s" if isinstance(answer, TimeoutError) else ""
+                failed[provider.provider_id] = silent or str(answer) or type(answer).__name__
             else:
                 self._listed[provider.provider_id] = {model.model_id: model for model in answer}
         self._entries.clear()
@@ -150,8 +151,11 @@ class Catalogue:
         known = {*self._settings.models}
         for provider_id, provider in self._settings.providers.items():
             listed = self._listed.get(provider_id)
-            ids = self._prices.model_ids(provider_id) if listed is None else listed
-            known.update(f"{provider_id}:{model_id}" for model_id in ids)
+            if listed is None:
+                priced = (f"{provider_id}:{model_id}" for model_id in self._prices.model_ids(provider_id))
+                known.update(ref for ref in priced if self._prices.lookup(ref))
+            else:
+                known.update(f"{provider_id}:{model_id}" for model_id in listed)
             if provider.kind == "echo":
                 known.add(f"{provider_id}:echo")
         return sorted(ref for ref in known if ref.partition(":")[0] in self._settings.providers)
@@ -159,6 +163,8 @@ class Catalogue:
     def _find(self, name: str, provider: str | None) -> tuple[str, str]:
         if not name:
             raise ModelNotFoundError(name, reason="no model is named.")
+        if (model := name.removesuffix("@flex")) != name:
+            raise ModelNotFoundError(name, reason=f"{name} is a lane: name its model, {model}, with --tier flex.")
         if provider is not None and provider not in self._settings.providers:
             raise self._no_provider(f"{provider}:{name}", provider)
         left, colon, rest = name.partition(":")

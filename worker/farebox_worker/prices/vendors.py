@@ -98,7 +98,7 @@ def _listed(model: ModelInfo, vendor: str, model_id: str, tier: str, percent: in
     listed = {name: max(_per_call_pusd(price, key) for price in prices) for name, key in _FEES.items()}
     fees = _overlaid_fees(vendor, model_id) | {name: pusd for name, pusd in listed.items() if pusd}
     if vendor in _SEARCH_INCLUDED:
-        fees["web_search"] = 0
+        fees.setdefault("web_search", 0)  # but for those whose searches the table prices
     version = f"genai-prices {_release()} {now.date()}"
     return Listing(vendor, steps, request, version, tuple(fees.items()), overlay().told_percent(vendor, model_id))
 

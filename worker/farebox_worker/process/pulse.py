@@ -99,13 +99,12 @@ class Pulse:
     async def _renew(self) -> None:
         before, lease_ms = clock(), int(self._lease_s * 1000)
         running = list(self._running.values())
-        deadlines = [one.deadline for one in running]
         lost = await renew(self._tongue, [one.claimed for one in running], lease_ms=lease_ms)
         gone = {claimed.token for claimed in lost}
         # a settlement whose acknowledgement was lost, and its mark forgotten since, is no proof of anything
         missed = [one for one in running if one.deadline and one.claimed.token in gone & self._sending.keys()]
-        for one, deadline in zip(running, deadlines, strict=True):
-            if one.deadline == deadline:  # else we were halted meanwhile
+        for one in running:
+            if one.deadline:  # else it was lost, or we were halted, be it meanwhile: then it is never sent
                 one.deadline = 0.0 if one.claimed.token in gone else before + self._lease_s
         if missed and (unknown := await reassert(self._tongue, [known(one) for one in missed], lease_ms=lease_ms)):
             # its seq can have caught up with ours meanwhile: a hold that is nowhere is the proof

@@ -34,6 +34,7 @@ from farebox_worker.providers.base import (
     Prepared,
     PromptMessage,
     Reply,
+    Said,
     StreamChunk,
     TokenUsage,
 )
@@ -49,6 +50,7 @@ from farebox_worker.providers.conversation import (
 from farebox_worker.providers.translate_chat import chat_to_messages, message_to_chat
 
 VENDOR_URL = "https://api.anthropic.com"
+MOST_PAGES = 10  # of a thousand models each: a list without end is none
 # The API version of 2026-10-21 refuses temperature, top_p and top_k; this one takes them (facts/sdks.md 1.7).
 SAMPLING_VERSION = {"anthropic-version": "2023-06-01"}
 # A spend limit of one's own comes as a plain 400: only the message tells (facts/sdks.md 6.2).
@@ -190,32 +192,41 @@ class AnthropicProvider(Conversational):
         return self._reply(response, prepared)
 
     def _reply(self, response: Answer, prepared: Prepared) -> Reply:
-        original = as_asked = response.content
-        finish: Finish = ""
-        try:
-            try:
-                answer = _message.decode(original)
-                if prepared.api == "chat":
-                    as_asked = message_to_chat(original, created=int(time.time()))
-                counted, finish = answer.usage, _FINISH.get(answer.stop_reason, "answered")
-            except msgspec.ValidationError:  # JSON of another shape: what was counted is paid
-                counted = _billed.decode(original).usage
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            raise fate.not_an_answer(self.provider_id, response, scrub=self._scrub) from None
-        usage, served_tier = self._usage(counted, prepared)
-        if not (finish or usage):
+        content: bytes | None = response.content
+        said = self._said(response.content, prepared)
+        if said is None and (content := bodies.mended(response.content)):
+            said = self._said(content, prepared)
+        if said is None or content is None:
             raise fate.not_an_answer(self.provider_id, response, scrub=self._scrub)
         headers = fate.kept_headers(response.raw_headers)
         return Reply(
             status_code=response.status_code,
-            request_id=headers.get("request-id", ""),
-            body=as_asked,
-            original=original,
-            usage=usage,
-            finish=finish,
-            served_tier=served_tier,
+            request_id=self._scrub.identifier(headers.get("request-id", "")),
+            body=said.body,
+            original=content,
+            usage=said.usage,
+            finish=said.finish,
+            served_tier=said.served_tier,
             headers=headers,
         )
+
+    def _said(self, content: bytes, prepared: Prepared) -> Said | None:
+        """Read an answer, or what was billed for none; None when it is neither."""
+        as_asked = content
+        finish: Finish = ""
+        try:
+            bodies.check_text(content)
+            try:
+                answer = _message.decode(content)
+                if prepared.api == "chat":
+                    as_asked = message_to_chat(content, created=int(time.time()))
+                counted, finish = answer.usage, _FINISH.get(answer.stop_reason, "answered")
+            except msgspec.ValidationError:  # JSON of another shape: what was counted is paid
+                counted = _billed.decode(content).usage
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
+        usage, served_tier = self._usage(counted, prepared)
+        return Said(as_asked, usage, finish, served_tier) if finish or usage else None
 
     async def stream(
         self,
@@ -256,10 +267,12 @@ class AnthropicProvider(Conversational):
         """Ask for the models and their limits; prices are never told, so they are 0. Raises: ProviderError."""
         models: list[_Listed] = []
         path = "/v1/models?limit=1000"
-        while path:
+        for _ in range(MOST_PAGES):
             listing = await self._list_page(path)
             models += listing.data
-            path = f"/v1/models?limit=1000&after_id={listing.last_id}" if listing.has_more and listing.last_id else ""
+            if not (listing.has_more and listing.last_id):
+                break
+            path = f"/v1/models?limit=1000&after_id={listing.last_id}"
         self._models = {model.id: self._described(model) for model in models}
         return list(self._models.values())
 

@@ -1,5 +1,7 @@
 r"""What every adapter does to a request body before its vendor's own rules: read it, cap it, bound it.
 
+And to an answer that is nearly JSON: write it anew (`mended`), for it is paid.
+
 A body is taken apart at its top level only; what is inside stays the bytes the producer wrote, except that `\u`
 escapes are written out, so that its length in bytes bounds its tokens tightly and whatever normalises text can be
 accounted for.
@@ -7,6 +9,7 @@ accounted for.
 
 from __future__ import annotations
 
+import json
 import unicodedata
 
 import msgspec
@@ -26,6 +29,7 @@ SERVER_ROUNDS = 10
 CHAT_TEMPLATE = 256  # tokens of a default system prompt that an open model's chat template may bring
 
 IMAGE_FRAME = 64  # tokens around an image
+MOST_MENDED = 8_000_000  # bytes of an answer that are worth a second of everybody's time
 
 _fields = msgspec.json.Decoder(Fields)
 _json = msgspec.json.Encoder()
@@ -54,6 +58,26 @@ def fields_of(body: bytes) -> Fields:
 def written(fields: Fields) -> bytes:
     """Write a body in no more memory than it takes: the encoder leaves half as much again behind what it wrote."""
     return bytes(memoryview(_json.encode(fields)))
+
+
+def check_text(answer: bytes) -> None:
+    """Look into the strings that msgspec passes over. Raises: UnicodeDecodeError when an answer is not UTF-8."""
+    if not answer.isascii():
+        answer.decode()
+
+
+def mended(answer: bytes) -> bytes | None:
+    """Write an answer anew that is JSON but for a byte order mark, broken or half characters, NaN or raw newlines.
+
+    What cannot be written becomes "?" or null. None when it is no JSON all the same.
+    """
+    if len(answer) > MOST_MENDED:
+        return None
+    try:
+        value = json.loads(answer.decode("utf-8-sig", "replace"), strict=False, parse_constant=lambda _: None)
+        return json.dumps(value, ensure_ascii=False, allow_nan=False).encode(errors="replace")
+    except (ValueError, RecursionError):
+        return None
 
 
 def is_given(raw: Raw) -> bool:

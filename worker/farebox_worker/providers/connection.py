@@ -25,11 +25,19 @@ from farebox_worker.providers.base import Prepared
 CONNECT_S = 10.0
 FOREVER = httpx2.Timeout(None, connect=CONNECT_S)  # whoever calls sets the time of the whole
 MOST_TEMPLATES = 64
+MOST_BYTES = 256_000_000  # of an answer, decompressed: three times the largest that anybody can ask for, 2,048 vectors
 _FOREVER = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S)
 
 
 class TooLateError(Exception):
     """The time to send ended while the connection was made: not a byte of the body has left."""
+
+
+class TooLargeError(Exception):
+    """An answer does not end where any answer ends; its connection is closed."""
+
+    def __init__(self) -> None:
+        super().__init__(f"more than {MOST_BYTES // 1_000_000} MB; the rest was not read")
 
 
 @dataclass(slots=True)  # not frozen: one is made for each call, at a third of the cost
@@ -113,7 +121,7 @@ class _Transport(Protocol):
 class HttpClient(openai.DefaultAioHttpClient):
     """The SDKs' HTTP client on aiohttp, with a shorter way for plain calls.
 
-    It passes over httpx2's redirects, auth flow, hooks and cookie jar: we use none of them, and aiohttp keeps cookies.
+    It passes over httpx2's redirects, auth flow, hooks and cookie jar: we use none of them.
     """
 
     def template_of(self, request: httpx2.Request) -> Template:
@@ -127,16 +135,32 @@ class HttpClient(openai.DefaultAioHttpClient):
         return Template(URL(str(request.url)), headers, transport.client, _proxied(transport.proxy))
 
     async def carry(self, template: Template, prepared: Prepared) -> Answer:
-        """Post a body, and read the answer whole."""
-        response = await template.session.post(
+        """Post a body, and read the answer whole. Raises: TooLargeError.
+
+        Cookies are not kept: those of a load balancer would bind all calls to one of its servers, and no other's end.
+        """
+        async with template.session.post(
             template.url,
             data=_Body(prepared),
             headers=template.headers,
             timeout=_FOREVER,
             allow_redirects=False,
             **template.proxy,
-        )
-        return Answer(response.status, response.raw_headers, await response.read())
+        ) as response:
+            if "set-cookie" in response.headers:
+                template.session.cookie_jar.clear()
+            return Answer(response.status, response.raw_headers, await _whole(response.content))
+
+
+async def _whole(content: aiohttp.StreamReader) -> bytes:
+    """Read all that comes, decompressed. Raises: TooLargeError."""
+    blocks, size = [], 0
+    while block := await content.readany():
+        blocks.append(block)
+        size += len(block)
+        if size > MOST_BYTES:
+            raise TooLargeError
+    return b"".join(blocks)
 
 
 def _proxied(proxy: httpx2.Proxy | None) -> dict[str, Any]:

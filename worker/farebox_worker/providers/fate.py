@@ -28,9 +28,11 @@ from farebox.errors import (
     ProviderRequestError,
     ProviderTimeoutError,
 )
-from farebox_worker.providers.connection import Answer, TooLateError
+from farebox_worker.providers import body as bodies
+from farebox_worker.providers.connection import Answer, TooLargeError, TooLateError
 
 MAX_MESSAGE = 2_000  # characters of a provider's message that are kept
+MAX_CODE = 100  # characters of a provider's code, and of a request's id, that are kept
 MAX_BODY = 64_000  # bytes of a provider's error body that are kept
 
 # Raised before the first byte of a request is written. httpx2's ConnectTimeout is not among them: the openai SDK also
@@ -66,7 +68,9 @@ ACCOUNT_CODES = frozenset(
 _STATUS_OF = {"server_error": 500, "vector_store_timeout": 500, "rate_limit_exceeded": 429}
 _RATE_HEADERS = (b"x-ratelimit-", b"anthropic-ratelimit-", b"anthropic-priority-", b"anthropic-fast-")
 _KEPT_HEADERS = frozenset({b"x-request-id", b"request-id", b"retry-after", b"retry-after-ms"})
-_SECRET = re.compile(r"\bsk-[\w\-*.…]{4,}|[\w\-]*\*{3,}[\w\-]*")
+# What is masked begins where a word does, so that a long word is not read again from each of its letters; and not
+# within an escape of JSON, which would be cut in two.
+_SECRET = re.compile(r"\bsk-[\w\-*.…]{4,}|(?:(?<![\w\-\\])[\w\-]*)?\*{3,}[\w\-]*")
 
 
 class Scrubber:
@@ -74,14 +78,23 @@ class Scrubber:
 
     def __init__(self, api_key: str) -> None:
         patterns = [_SECRET.pattern]
-        if len(api_key) >= 8:
-            head, tail = re.escape(api_key[:8]), re.escape(api_key[-4:])
+        self._head = api_key[:8] if len(api_key) >= 8 else ""
+        if self._head:
+            head, tail = re.escape(self._head), re.escape(api_key[-4:])
             patterns = [re.escape(api_key), rf"{head}[\w\-*.…]*", *patterns, rf"(?<![\w\-]){tail}(?![\w\-])"]
         self._pattern = re.compile("|".join(patterns))
 
     def __call__(self, text: str) -> str:
         """Return the text with every trace of the key replaced by `[key]`."""
         return self._pattern.sub("[key]", text)
+
+    def identifier(self, text: str) -> str:
+        """Return a request's id, cut; no search by patterns, for every answer has one."""
+        return "[key]" if self._head and self._head in text else text[:MAX_CODE]
+
+    def words(self, text: str, most: int) -> str:
+        """Return at most so many of its characters; the rest, which may be megabytes, is not even looked at."""
+        return self(text[: 2 * most])[:most]
 
 
 def kept_headers(raw_headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
@@ -143,16 +156,16 @@ def rejected(
     message, codes = _message_and_codes(error or {})
     fields: dict[str, Any] = {
         "status_code": status,
-        "code": scrub(codes[0]) if codes else "",
+        "code": scrub.words(codes[0], MAX_CODE) if codes else "",
         "body": scrub(content[:MAX_BODY].decode("utf-8", "replace")).encode() if error is not None else b"",
         "own_body": own_body,
-        "request_id": _request_id(headers),
+        "request_id": _request_id(headers, scrub),
         "headers": kept_headers(headers.raw),
         "retry_after": retry_after_s(headers),
     }
     if 300 <= status < 400 and (location := headers.get("location")):
         message = f"it redirects to {location}; base_url must name the address where it really is"
-    said = scrub(message or _foreign_text(content))[:MAX_MESSAGE]
+    said = scrub.words(message or _foreign_text(content), MAX_MESSAGE)
     text = f"{provider_id} answered {status}" + (f" {fields['code']}" if fields["code"] else "")
     text += f": {said}" if said else ""
     in_account = status == 402 or not ACCOUNT_CODES.isdisjoint(codes)
@@ -167,9 +180,11 @@ def lost(provider_id: str, error: BaseException, *, timeout_s: float, scrub: Scr
     """Turn a connection that broke, or could not be made, into an error that tells whether the call was sent."""
     if type(error) is TimeoutError:
         return ProviderTimeoutError(provider_id, f"{provider_id} did not answer within {timeout_s:g} s")
+    if isinstance(error, TooLargeError):
+        return ProviderError(provider_id, f"{provider_id} answered {error}", code="answer_too_large")
     chain = list(_causes(error))
     root = chain[-1]
-    reason = scrub(" ".join(f"{type(root).__name__}: {root}".split()).rstrip(": "))[:MAX_MESSAGE]
+    reason = scrub.words(" ".join(f"{type(root).__name__}: {root}".split()).rstrip(": "), MAX_MESSAGE)
     if any(isinstance(cause, NEVER_SENT) for cause in chain):
         return ProviderConnectionError(provider_id, f"{provider_id} could not be reached: {reason}", sent=False)
     if any(isinstance(cause, TimeoutError | httpx2.ReadTimeout) for cause in chain):
@@ -184,7 +199,7 @@ def failed_within(
 
     It was `billed` when a usage came with it: then the words are not taken as proof of the contrary.
     """
-    code, message = scrub(failure[0]), scrub(failure[1])[:MAX_MESSAGE]
+    code, message = scrub.words(failure[0], MAX_CODE), scrub.words(failure[1], MAX_MESSAGE)
     status = _STATUS_OF.get(code, 400)
     make = ProviderRateLimitError if status == 429 else _class_of(status)
     return make(
@@ -194,7 +209,7 @@ def failed_within(
         code=code,
         body=scrub(response.content[:MAX_BODY].decode("utf-8", "replace")).encode(),
         own_body=not billed,
-        request_id=_request_id(response.headers),
+        request_id=_request_id(response.headers, scrub),
     )
 
 
@@ -206,12 +221,12 @@ def not_an_answer(provider_id: str, response: Answer | httpx2.Response, *, scrub
         f"{provider_id} answered {response.status_code} with something else than was asked for: {said}",
         status_code=response.status_code,
         code="not_an_answer",
-        request_id=_request_id(response.headers),
+        request_id=_request_id(response.headers, scrub),
     )
 
 
-def _request_id(headers: httpx2.Headers) -> str:
-    return headers.get("x-request-id") or headers.get("request-id") or ""
+def _request_id(headers: httpx2.Headers, scrub: Scrubber) -> str:
+    return scrub.identifier(headers.get("x-request-id") or headers.get("request-id") or "")
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -237,7 +252,7 @@ def _content(response: Answer | httpx2.Response) -> bytes:
 def _class_of(status: int) -> type[ProviderError]:
     if status in {401, 403}:
         return ProviderAuthError
-    if status in {408, 499, 504}:
+    if status in {408, 499, 504, 524}:
         return ProviderTimeoutError
     if status < 300 or status == 409 or status >= 500:  # below 300: an error in the midst of a stream
         return ProviderOverloadedError
@@ -252,6 +267,9 @@ def _error_object(content: bytes) -> dict[str, Any] | None:
     try:
         body = msgspec.json.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError):
+        again = bodies.mended(content)
+        body = msgspec.json.decode(again) if again else None
+    except RecursionError:  # nobody means it
         return None
     if isinstance(body, list) and body:
         body = body[0]
@@ -271,7 +289,7 @@ def _message_and_codes(error: dict[str, Any]) -> tuple[str, list[str]]:
     """Read an error object: its message, and its codes from the finest to the coarsest."""
     details = error.get("details")
     fine = details.get("error_code") if isinstance(details, dict) else None
-    codes = [str(code) for code in (fine, error.get("code"), error.get("type")) if code]
+    codes = [str(code) for code in (fine, error.get("code"), error.get("type")) if code and isinstance(code, str | int)]
     message = error.get("message")
     return (message if isinstance(message, str) else ""), codes
 

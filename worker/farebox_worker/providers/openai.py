@@ -81,6 +81,17 @@ _WIRES: dict[Api, tuple[str, _Wire]] = {
 }
 
 
+def _said(content: bytes, prepared: Prepared) -> Said | None:
+    """Read an answer, or what was billed for none; None when it is neither."""
+    with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        bodies.check_text(content)
+        try:
+            return _WIRES[prepared.api][1].read(content, prepared)
+        except msgspec.ValidationError:  # JSON of another shape
+            return openai_usage.billed(content, prepared)
+    return None
+
+
 class AsyncOpenAI(Templates, openai.AsyncOpenAI):
     """The SDK's client, sending plain calls by a template. Its name is what the User-Agent says."""
 
@@ -139,13 +150,11 @@ class OpenAIProvider(Conversational):
         return self._reply(response, prepared)
 
     def _reply(self, response: Answer, prepared: Prepared) -> Reply:
-        said = None
-        with suppress(msgspec.DecodeError, UnicodeDecodeError):
-            try:
-                said = _WIRES[prepared.api][1].read(response.content, prepared)
-            except msgspec.ValidationError:  # JSON of another shape
-                said = openai_usage.billed(response.content, prepared)
-        if said is None:
+        content: bytes | None = response.content
+        said = _said(response.content, prepared)
+        if said is None and (content := bodies.mended(response.content)):
+            said = _said(content, prepared)
+        if said is None or content is None:
             raise fate.not_an_answer(self.provider_id, response, scrub=self._scrub)
         if said.failure:
             billed = said.usage is not None
@@ -153,9 +162,9 @@ class OpenAIProvider(Conversational):
         headers = fate.kept_headers(response.raw_headers)
         return Reply(
             status_code=response.status_code,
-            request_id=headers.get("x-request-id", ""),
+            request_id=self._scrub.identifier(headers.get("x-request-id", "")),
             body=said.body,
-            original=response.content,
+            original=content,
             usage=said.usage,
             finish=said.finish,
             served_tier=said.served_tier,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 from msgspec import Raw
 
@@ -23,6 +25,7 @@ class _InputDetails(msgspec.Struct):
 
 class _OutputDetails(msgspec.Struct):
     audio_tokens: int | None = None
+    reasoning_tokens: int | None = None
 
 
 class _Usage(msgspec.Struct):
@@ -41,7 +44,7 @@ class _Usage(msgspec.Struct):
 
 class _Billed(msgspec.Struct):
     usage: Raw = Raw()
-    service_tier: str | None = None
+    service_tier: Any = None
 
 
 _usage = msgspec.json.Decoder(_Usage, strict=False)  # some servers count in floats, 10.0
@@ -93,13 +96,15 @@ def billed(original: bytes, prepared: Prepared) -> Said | None:
     """
     told = _billed.decode(original)
     usage = read(told.usage, prepared)
-    return Said(original, usage, "", told.service_tier or "") if usage else None
+    tier = told.service_tier if isinstance(told.service_tier, str) else ""
+    return Said(original, usage, "", tier) if usage else None
 
 
 def _whole(usage: _Usage, prepared: Prepared) -> tuple[int, int] | None:
     """Find all tokens in and out; an embedding has none of the latter, and some servers tell its total alone.
 
-    None when a count is missing or negative.
+    OpenAI counts reasoning among the completion; xAI and Gemini beside it, and in the total (docs.x.ai, Consumption
+    and rate limits). Both are billed as output. None when a count is missing or negative.
     """
     prompt = usage.input_tokens if usage.prompt_tokens is None else usage.prompt_tokens
     answered = usage.output_tokens if usage.completion_tokens is None else usage.completion_tokens
@@ -107,4 +112,8 @@ def _whole(usage: _Usage, prepared: Prepared) -> tuple[int, int] | None:
         prompt, answered = usage.total_tokens if prompt is None else prompt, 0
     if prompt is None or answered is None or min(prompt, answered) < 0:
         return None
+    if prepared.api != "embeddings":
+        made = usage.completion_tokens_details
+        thought = (made.reasoning_tokens or 0) if made else 0
+        answered = max(answered + thought if thought > answered else answered, (usage.total_tokens or 0) - prompt)
     return prompt, answered

@@ -44,10 +44,10 @@ def message_to_chat(body: bytes, *, created: int) -> bytes:
     finish = _FINISH_REASON.get(answer.stop_reason, "stop")
     return msgspec.json.encode(
         {
-            "id": answer.id,
+            "id": answer.id or "",
             "object": "chat.completion",
             "created": created,
-            "model": answer.model,
+            "model": answer.model or "",
             "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": finish}],
             "usage": _chat_usage(answer.usage),
         }
@@ -299,14 +299,15 @@ class _Usage(msgspec.Struct):
 
 class _Message(msgspec.Struct):
     content: list[_Block]
-    id: str = ""
-    model: str = ""
+    id: str | None = None
+    model: str | None = None
     stop_reason: str | None = None
     stop_details: Json | None = None
-    usage: _Usage | None = None
+    usage: msgspec.Raw = msgspec.Raw()
 
 
 _message = msgspec.json.Decoder(_Message)
+_usage = msgspec.json.Decoder(_Usage | None, strict=False)  # some servers count in floats, 10.0
 
 
 def _tool_call(block: _Block) -> Json:
@@ -319,7 +320,11 @@ def _why_refused(details: Json | None) -> str:
     return f"The model refused ({category})." if category else "The model refused."
 
 
-def _chat_usage(usage: _Usage | None) -> Json | None:
+def _chat_usage(raw: msgspec.Raw) -> Json | None:
+    try:
+        usage = _usage.decode(raw)
+    except msgspec.DecodeError:  # an answer whose usage nobody can read is still an answer
+        return None
     if usage is None:
         return None
     read, written = usage.cache_read_input_tokens or 0, usage.cache_creation_input_tokens or 0

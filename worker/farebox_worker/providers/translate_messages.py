@@ -37,10 +37,10 @@ def chat_to_message(body: bytes) -> bytes:
     stop_reason = "refusal" if said.refusal else _STOP_REASON.get(choice.finish_reason, "end_turn")
     return msgspec.json.encode(
         {
-            "id": answer.id,
+            "id": answer.id or "",
             "type": "message",
             "role": "assistant",
-            "model": answer.model,
+            "model": answer.model or "",
             "content": content,
             "stop_reason": "tool_use" if said.tool_calls and stop_reason == "end_turn" else stop_reason,
             "stop_sequence": None,
@@ -263,12 +263,13 @@ class _Usage(msgspec.Struct):
 
 class _Completion(msgspec.Struct):
     choices: Annotated[list[_Choice], msgspec.Meta(min_length=1)]
-    id: str = ""
-    model: str = ""
-    usage: _Usage | None = None
+    id: str | None = None
+    model: str | None = None
+    usage: msgspec.Raw = msgspec.Raw()
 
 
 _completion = msgspec.json.Decoder(_Completion)
+_usage = msgspec.json.Decoder(_Usage | None, strict=False)  # some servers count in floats, 10.0
 
 
 def _tool_use(call: _Call) -> Json:
@@ -279,7 +280,11 @@ def _tool_use(call: _Call) -> Json:
     return {"type": "tool_use", "id": call.id, "name": call.function.name, "input": arguments}
 
 
-def _message_usage(usage: _Usage | None) -> Json | None:
+def _message_usage(raw: msgspec.Raw) -> Json | None:
+    try:
+        usage = _usage.decode(raw)
+    except msgspec.DecodeError:  # an answer whose usage nobody can read is still an answer
+        return None
     if usage is None:
         return None
     details = usage.prompt_tokens_details or _Details()
