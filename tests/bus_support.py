@@ -11,6 +11,7 @@ from farebox_worker.bus.settle import Settlement
 LANE = "echo:echo"
 LEASE = 30_000
 TTL = 60_000
+FIRST_TARGET = 64  # calls in flight before anything was learned, as in pace.lua
 
 
 def jobs(count, start=0, lane=LANE):

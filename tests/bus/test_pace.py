@@ -7,7 +7,7 @@ import fakeredis
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.bus_support import LEASE, TTL, finished, scopes
+from tests.bus_support import FIRST_TARGET, LEASE, TTL, finished, scopes
 from tests.shifted_time import SHIFT, shifted_time
 
 from farebox.batch import Batch
@@ -16,7 +16,7 @@ from farebox.records import Job
 from farebox_worker.attempts.failures import judge
 from farebox_worker.bus.admit import Fare, admit
 from farebox_worker.bus.claim import Ask, claim
-from farebox_worker.bus.pace import FIRST_TARGET, PACE_FIELDS, Rates, felt, left_in, rates_in, read_pace, tune
+from farebox_worker.bus.pace import PACE_FIELDS, Rates, felt, left_in, rates_in, read_pace, tune
 from farebox_worker.bus.pause import Refusal, pause, read_pauses, resume
 from farebox_worker.bus.settle import Settlement, settle
 

@@ -2,11 +2,11 @@
 
 import pytest
 from tests.bus.test_pace import LANE, OTHER, PROVIDER, claims, end, enter, fill, pass_s, returned, state
-from tests.bus_support import LEASE, TTL
+from tests.bus_support import FIRST_TARGET, LEASE, TTL
 from tests.shifted_time import shifted_time
 
 from farebox_worker.bus.lapse import lapse
-from farebox_worker.bus.pace import FIRST_TARGET, Rates, tune
+from farebox_worker.bus.pace import Rates, tune
 from farebox_worker.bus.pause import pause
 from farebox_worker.bus.settle import settle
 

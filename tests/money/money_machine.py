@@ -208,7 +208,7 @@ class MoneyMachine(RuleBasedStateMachine):
         self.tries: list[Try] = []
         self.books = Books(today=self.today())
         self.batches: dict[str, Batch] = {}
-        self.sealed: set[str] = set()
+        self.sealed: dict[str, int] = {}
         self.cancelled: set[str] = set()
         self.excused: set[str] = set()
         self.rooms: dict[str, int | None] = {}
@@ -291,8 +291,9 @@ class MoneyMachine(RuleBasedStateMachine):
             self.works[work.id] = work
 
     def seal(self, name):
-        self.do(self.batches[name].seal(sum(w.batch == name and w.outcome != "withdrawn" for w in self.works.values())))
-        self.sealed.add(name)
+        total = sum(w.batch == name and w.outcome != "withdrawn" for w in self.works.values())
+        self.do(self.batches[name].seal(total))
+        self.sealed[name] = total
 
     def open_again(self, name):
         try:
@@ -300,11 +301,14 @@ class MoneyMachine(RuleBasedStateMachine):
         except InputError:
             assert name in self.cancelled
         else:
-            self.sealed.discard(name)
+            self.sealed.pop(name, None)
 
     def cancel(self, name):
-        assert self.do(self.batches[name].cancel()) == (name not in self.cancelled)
-        self.cancelled.add(name)
+        ended = sum(w.batch == name and w.outcome not in ("", "withdrawn") for w in self.works.values())
+        stops = name not in self.cancelled and ended < self.sealed.get(name, ended + 1)
+        assert self.do(self.batches[name].cancel()) == stops
+        if stops:
+            self.cancelled.add(name)
 
     def sweep(self):
         waiting = [w for w in self.works.values() if w.batch in self.cancelled and not w.outcome and not w.running]

@@ -163,7 +163,7 @@ MUTANTS = [
     ),
     *of(
         "retry",
-        ("a job with another result is retried", "if redis.call('GET', 'arq:result:' .. id) == ARGV[i + 2] then", "if redis.call('EXISTS', 'arq:result:' .. id) == 1 then"),
+        ("a job with another result is retried", "if redis.call('GET', 'arq:result:' .. id) == ARGV[i + 3] then", "if redis.call('EXISTS', 'arq:result:' .. id) == 1 then"),
         ("failures are counted that were retried", "if back > 0 then redis.call('HINCRBY', P .. 'batch:' .. batch, 'failed', -back) end\n"),
         ("a retried job is found by nobody", "    open(flow)\n"),
     ),

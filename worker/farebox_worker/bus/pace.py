@@ -17,7 +17,6 @@ from farebox.scripts import Argument, Tongue
 from farebox_worker.bus.scripts import TUNE
 
 PACE_FIELDS = ["rpm", "tpm", "rpm_seen", "tpm_seen", "window", "target"]
-FIRST_TARGET = 64  # calls in flight before anything was learned; pace.lua's
 NO_LIMIT = 10**9  # requests or tokens per minute: who states so many means that there is no limit
 LONGEST_PERIOD_S = 600.0  # a bucket that needs longer to fill is a quota per day, whose pace says nothing of a minute's
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
