@@ -131,3 +131,23 @@ def test_submit_of_paid_models_under_no_limit_at_all_says_how_to_limit_them(desk
         for words in limited:
             ended = desk.run(*words)
             assert (ended.code, "No limit holds" in ended.stderr) == (0, False), words
+
+
+def test_whatever_moves_a_limit_or_money_tells_programs_what_it_did(desk):
+    day = desk.run("budget", "set", "2", "--per", "day", "--json").json
+    assert (day["scope"], day["per"], day["limit_nusd"], day["spent_usd"]) == ("global", "day", 2_000_000_000, 0.0)
+    assert desk.run("budget", "off", "--per", "day", "--json").json["limit_usd"] is None
+    assert desk.run("unconfirmed", "release", "--all", "--json").json == {
+        "released": 0,
+        "amount_nusd": 0,
+        "amount_usd": 0.0,
+    }
+    assert desk.run("cost", "reset", "--json").json == {"forgotten_nusd": 0, "forgotten_usd": 0.0}
+
+
+def test_an_export_tells_programs_what_it_wrote(desk):
+    desk.prompts(2)
+    assert desk.run("run", "in.jsonl", "-m", "echo:echo", "-o", "out.jsonl", "--no-budget").code == 0
+    told = desk.run("export", "out.jsonl", "-o", "out.csv", "--json").json
+    assert told == {"lines": 2, "output": "out.csv", "format": "csv"}
+    assert "stdout" in desk.run("export", "out.jsonl", "-o", "-", "--json").stderr

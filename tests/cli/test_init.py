@@ -64,6 +64,14 @@ def test_it_is_written_once_and_holds_no_key(tmp_path, monkeypatch):
     assert CliRunner().invoke(command, ["init", "--print"], env=environment).stdout == text
 
 
+def test_it_writes_the_file_that_config_names(tmp_path):
+    named = tmp_path / "bus.toml"
+    assert CliRunner().invoke(command, ["init", "--config", str(named), "--data-dir", "d"]).exit_code == 0
+    assert "[worker]" in named.read_text("utf-8")
+    nowhere = CliRunner().invoke(command, ["init", "--config", str(tmp_path / "no" / "bus.toml")])
+    assert "cannot write" in str(nowhere.exception)
+
+
 def test_prompts_that_are_there_are_not_written_over_by_what_comes_next(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "mine"}\n', "utf-8")

@@ -96,24 +96,26 @@ def _scope(kind: str, name: str) -> str:
 @budget.command("set")
 @click.argument("usd", type=USD)
 @_scope_options
+@json_option
 @common
-def set_limit(settings: Settings, usd: float, scope: str, per: Per | None) -> None:
+def set_limit(settings: Settings, usd: float, scope: str, per: Per | None, as_json: bool) -> None:
     """Set a limit to USD dollars, of everything unless a flag names less.
 
     It counts at once: jobs that wait for money go on when it leaves them room.
     """
-    run_async(_set(settings, nusd_from_usd(usd), scope, per))
+    run_async(_set(settings, nusd_from_usd(usd), scope, per, as_json=as_json))
 
 
 @budget.command("off")
 @_scope_options
+@json_option
 @common
-def off(settings: Settings, scope: str, per: Per | None) -> None:
+def off(settings: Settings, scope: str, per: Per | None, as_json: bool) -> None:
     """Remove a limit, the global one for good unless flags name another."""
-    run_async(_set(settings, None, scope, per))
+    run_async(_set(settings, None, scope, per, as_json=as_json))
 
 
-async def _set(settings: Settings, limit_nusd: int | None, name: str, per: Per | None) -> None:
+async def _set(settings: Settings, limit_nusd: int | None, name: str, per: Per | None, *, as_json: bool) -> None:
     async with open_session(settings, creates=True) as session:
         ledger = session.ledger
         if await ledger.create() and session.server is None:
@@ -124,6 +126,9 @@ async def _set(settings: Settings, limit_nusd: int | None, name: str, per: Per |
         provider_id = batch_id.partition(":")[0]
         limit = next((limit for limit in await ledger.limits([name]) if limit.per == per), None)
         scope = await ledger.scope(name)
+    if as_json:
+        stated = {"limit_nusd": limit_nusd, "limit_usd": None if limit_nusd is None else usd_from_nusd(limit_nusd)}
+        print_json({"scope": name, "per": per, **money_fields(limit or scope), **stated})
     was = f" (was {dollars_from_nusd(before)})" if before is not None else ""
     now = "no limit" if limit_nusd is None else f"limit {dollars_from_nusd(limit_nusd)}"
     say(f"{name}: {now}{f' per UTC {per}' if per else ''}{was}; {money_line(limit or scope)}")

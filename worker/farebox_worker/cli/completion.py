@@ -23,7 +23,7 @@ from click.shell_completion import (
 )
 
 from farebox_worker.cli import suggest
-from farebox_worker.cli.options import common
+from farebox_worker.cli.options import common, unread
 from farebox_worker.settings import Settings
 
 VARIABLE = "_FAREBOX_COMPLETE"
@@ -114,6 +114,7 @@ class ColonBash(_Soon, BashComplete):
 
 @click.command(epilog="\b\n" + "\n".join(_HOW.values()))
 @click.argument("shell", type=click.Choice(sorted(_HOW)))
+@unread("--config", "--data-dir", "--redis")
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
     """Print the script by which SHELL completes Farebox's commands, flags, batches and models.

@@ -157,16 +157,19 @@ def _usd(nusd: int) -> str:
 
 
 @cost.command("reset")
+@json_option
 @common
-def reset(settings: Settings) -> None:
+def reset(settings: Settings, as_json: bool) -> None:
     """Zero what is spent, everywhere; held and unconfirmed money stays, for it is still owed."""
-    run_async(_reset(settings))
+    run_async(_reset(settings, as_json=as_json))
 
 
-async def _reset(settings: Settings) -> None:
+async def _reset(settings: Settings, *, as_json: bool) -> None:
     async with open_session(settings) as session:
         await session.ledger.epoch()
         spent = await session.ledger.reset()
+    if as_json:
+        print_json({"forgotten_nusd": spent, "forgotten_usd": usd_from_nusd(spent)})
     say(f"{dollars_from_nusd(spent)} spent are forgotten; the limit has that much room again.")
 
 

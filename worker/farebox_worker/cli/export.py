@@ -11,7 +11,7 @@ import click
 from farebox.batch import Batch
 from farebox.errors import FareboxError, InputError
 from farebox_worker.cli import suggest
-from farebox_worker.cli.options import common, ended_by_ctrl_c, run_async, say
+from farebox_worker.cli.options import common, ended_by_ctrl_c, json_option, print_json, run_async, say
 from farebox_worker.files.answers import output_line
 from farebox_worker.files.destination import STDOUT
 from farebox_worker.files.export import ERROR_NAME, FORMS, OUTPUT_NAME, Form, Writer
@@ -31,8 +31,9 @@ _WHERE = "collected with --delete, written by a run to its OUT, or expired ([ret
               help="A folder for openai-files, else a file; .gz and .zst are packed; - is stdout.")  # fmt: skip
 @click.option("--format", "form", type=click.Choice(get_args(Form)), help="Default: what PLACE is called.")
 @click.option("--overwrite", is_flag=True, help="Replace what is there.")
+@json_option
 @common
-def export(settings: Settings, what: str, output: Path, form: Form | None, overwrite: bool) -> None:
+def export(settings: Settings, what: str, output: Path, form: Form | None, overwrite: bool, as_json: bool) -> None:
     """Write the finished lines of a batch, or of a run's OUT, in another form. Nothing is changed or deleted.
 
     \b
@@ -41,6 +42,8 @@ def export(settings: Settings, what: str, output: Path, form: Form | None, overw
     farebox export out.jsonl --format openai-files -o results/    (output.jsonl and error.jsonl)
     """
     chosen: Form = form or ("csv" if is_table(bare(output)) else "jsonl")
+    if as_json and str(output) == STDOUT:
+        raise click.UsageError("-o - and --json both write to stdout: name a file.")
     _refuse_place(output, chosen, overwrite=overwrite)
     source = Path(what)
     try:
@@ -59,6 +62,8 @@ def export(settings: Settings, what: str, output: Path, form: Form | None, overw
         raise kind(f"cannot write {output}: {error.strerror or error}") from error
     if str(output) != STDOUT:
         say(f"{count:,} lines exported to {output}.")
+    if as_json:
+        print_json({"lines": count, "output": str(output), "format": chosen})
 
 
 def _refuse_place(output: Path, form: Form, *, overwrite: bool) -> None:

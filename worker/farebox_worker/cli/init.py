@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from farebox.errors import InputError
-from farebox_worker.cli.options import say
+from farebox_worker.cli.options import say, unread
 from farebox_worker.configuration import load
 from farebox_worker.starter import Found, look_around, starter_text
 
@@ -18,7 +18,9 @@ _TO_TRY = {"openai": "openai:gpt-5-mini", "anthropic": "anthropic:claude-haiku-4
 
 @click.command()
 @click.option("--print", "prints", is_flag=True, help="Write it to stdout instead of a file.")
-def init(prints: bool) -> None:
+@click.option("--config", "path", type=click.Path(path_type=Path), default=NAME, help="The file to write.")
+@unread("--data-dir", "--redis")
+def init(prints: bool, path: Path) -> None:
     """Write a commented farebox.toml here, from the keys in the environment and the model servers on this machine.
 
     It never replaces a file, and writes no key into it. Nothing needs this file: it is there to be changed.
@@ -31,7 +33,7 @@ def init(prints: bool) -> None:
     if prints:
         click.echo(starter_text(found), nl=False)
         return
-    path = Path.cwd() / NAME
+    path = path.absolute()
     above = next((one for folder in path.parent.parents if (one := folder / NAME).is_file()), None)
     text = starter_text(found)
     try:
@@ -39,6 +41,8 @@ def init(prints: bool) -> None:
             file.write(text)
     except FileExistsError:
         raise InputError(f"{path} exists, and is left as it is. `farebox init --print` shows a new one.") from None
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
     load(path)
     say(f"wrote {path}")
     if above:

@@ -52,6 +52,17 @@ def common(command: F) -> F:
     return cast("F", with_options(command, with_settings, _COMMON))
 
 
+def unread(*flags: str) -> Callable[[T], T]:
+    """Take flags that every command takes, and that this one has no use for."""
+
+    def taking(command: T) -> T:
+        for flag in flags:
+            click.option(flag, expose_value=False, hidden=True)(cast("Any", command))
+        return command
+
+    return taking
+
+
 class UsdType(click.ParamType[float]):
     """An amount of dollars that the ledger can hold."""
 

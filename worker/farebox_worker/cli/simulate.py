@@ -1,5 +1,6 @@
 """`farebox simulate`: a local provider to rehearse with."""
 
-from farebox_worker.simulate.command import command as simulate
+from farebox_worker.cli.options import unread
+from farebox_worker.simulate.command import command
 
-__all__ = ["simulate"]
+simulate = unread("--config", "--data-dir", "--redis")(command)

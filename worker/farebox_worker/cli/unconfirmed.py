@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 import click
 
@@ -11,7 +13,7 @@ from farebox.ledger import Unconfirmed
 from farebox.money import dollars_from_nusd, usd_from_nusd
 from farebox_worker.cli import suggest
 from farebox_worker.cli.amounts import money_fields
-from farebox_worker.cli.options import common, json_option, print_json, print_table, run_async, say
+from farebox_worker.cli.options import common, json_option, print_json, print_table, run_async, say, with_options
 from farebox_worker.limits import money_line
 from farebox_worker.session import Session, flags_from_here, open_session
 from farebox_worker.settings import Settings
@@ -60,28 +62,35 @@ async def _show(settings: Settings, *, as_json: bool) -> None:
     )
 
 
+def _which(command: Callable[..., Any]) -> Any:
+    """Add what names attempts, and --json."""
+    options = (
+        click.argument("tokens", nargs=-1, metavar="[ATTEMPT]..."),
+        click.option("--batch", metavar="BATCH", shell_complete=suggest.batches, help="All of one batch."),
+        click.option("--all", "everything", is_flag=True, help="All there are."),
+        json_option,
+    )
+    return with_options(command, command, options)
+
+
 @unconfirmed.command("release")
-@click.argument("tokens", nargs=-1, metavar="[ATTEMPT]...")
-@click.option("--batch", metavar="BATCH", shell_complete=suggest.batches, help="All of one batch.")
-@click.option("--all", "everything", is_flag=True, help="All there are.")
+@_which
 @common
-def release(settings: Settings, tokens: tuple[str, ...], batch: str | None, everything: bool) -> None:
+def release(settings: Settings, **which: Any) -> None:
     """They were not billed: their money is free again, and parked jobs that fit go on."""
-    run_async(_confirm(settings, tokens, batch, everything=everything, is_charge=False))
+    run_async(_confirm(settings, **which, is_charge=False))
 
 
 @unconfirmed.command("charge")
-@click.argument("tokens", nargs=-1, metavar="[ATTEMPT]...")
-@click.option("--batch", metavar="BATCH", shell_complete=suggest.batches, help="All of one batch.")
-@click.option("--all", "everything", is_flag=True, help="All there are.")
+@_which
 @common
-def charge(settings: Settings, tokens: tuple[str, ...], batch: str | None, everything: bool) -> None:
+def charge(settings: Settings, **which: Any) -> None:
     """They were billed: book them as spent, at their worst case."""
-    run_async(_confirm(settings, tokens, batch, everything=everything, is_charge=True))
+    run_async(_confirm(settings, **which, is_charge=True))
 
 
 async def _confirm(
-    settings: Settings, tokens: tuple[str, ...], batch: str | None, *, everything: bool, is_charge: bool
+    settings: Settings, *, tokens: tuple[str, ...], batch: str | None, everything: bool, as_json: bool, is_charge: bool
 ) -> None:
     if bool(tokens) + bool(batch) + everything != 1:
         raise click.UsageError("name attempts (see `farebox unconfirmed list`), or --batch BATCH, or --all.")
@@ -100,6 +109,8 @@ async def _confirm(
             raise InputError(f"{missing}: {hint}.")
         say(f"{missing}; {hint}.")
     word = "charged" if is_charge else "released"
+    if as_json:
+        print_json({word: known, "amount_nusd": amount, "amount_usd": usd_from_nusd(amount)})
     say(f"{_attempts(known)} {word}: {dollars_from_nusd(amount)}")
 
 
