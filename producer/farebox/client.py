@@ -245,15 +245,19 @@ class Client:
             drop_params=drop_params, fallbacks=fallbacks, spread=spread, reuse=reuse, window_jobs=window_jobs,
             window_bytes=window_bytes,
         )  # fmt: skip
-        if isinstance(items, AsyncIterable):
-            async for item in items:
-                if feed.take(item):
-                    await feed.flush()
-        else:
-            for item in items:
-                if feed.take(item):
-                    await feed.flush()
-        return await feed.seal(ids_days=ids_days, results_days=results_days)
+        try:
+            if isinstance(items, AsyncIterable):
+                async for item in items:
+                    if feed.take(item):
+                        await feed.flush()
+            else:
+                for item in items:
+                    if feed.take(item):
+                        await feed.flush()
+            return await feed.seal(ids_days=ids_days, results_days=results_days)
+        except InputError:
+            await feed.give_up(ids_days=ids_days, results_days=results_days)
+            raise
 
     async def begin_batch(  # noqa: PLR0913 - what holds for all items
         self,
@@ -288,7 +292,7 @@ class Client:
             not_before_ms=ms_of("not_before", not_before), window_jobs=window_jobs, window_bytes=window_bytes,
             reuse=_reuse(reuse),
         )  # fmt: skip
-        await self._link.do(lambda: batch.open(batch_id))
+        await feed.open()
         if limit_nusd is not None:
             await self._link.do(lambda: batch.ledger.set_limit(f"batch:{batch_id}", limit_nusd))
         return feed

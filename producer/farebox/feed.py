@@ -55,6 +55,11 @@ class Feed:
         self._size = 0
         self._taken = self._bytes = 0
         self._unfinished = 0
+        self._was_sealed = False
+
+    async def open(self) -> None:
+        """Create the batch, or take one up again. Raises: LedgerError, BatchClosedError, ServerError."""
+        self._was_sealed = await self._link.do(lambda: self._batch.open(self.batch_id))
 
     def take(self, item: Item) -> bool:
         """Take one item, a `Request` or a dict; True when there is enough to `flush`.
@@ -101,6 +106,12 @@ class Feed:
         self._link.waiting.ring(self.batch_id)
         done = self.submitted
         return BatchHandle(self._link, self.batch_id, created=done.created, existing=done.existing, reused=done.reused)
+
+    async def give_up(self, *, ids_days: float = 90, results_days: float = 7) -> None:
+        """Take no more; a batch that was whole before is whole again, or whoever follows it would wait for ever."""
+        self._chunk, self._size = [], 0
+        if self._was_sealed:
+            await self.seal(ids_days=ids_days, results_days=results_days)
 
     async def _submit(self, chunk: list[Job]) -> Submitted:
         while True:

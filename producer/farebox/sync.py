@@ -18,6 +18,7 @@ from typing import Self, TypeVar
 from farebox.answer import Answer
 from farebox.client import DEFAULT_BATCH, Client, url_or_environment
 from farebox.cost import Cost
+from farebox.errors import InputError
 from farebox.feed import WINDOW_BYTES, WINDOW_JOBS
 from farebox.handle import BatchHandle, JobHandle
 from farebox.ledger import GLOBAL
@@ -219,10 +220,14 @@ class SyncClient:
                 window_bytes=window_bytes,
             )
         )  # fmt: skip
-        for item in items:
-            if feed.take(item):
-                self._hub.run(lambda _: feed.flush())
-        handle = self._hub.run(lambda _: feed.seal(ids_days=ids_days, results_days=results_days))
+        try:
+            for item in items:
+                if feed.take(item):
+                    self._hub.run(lambda _: feed.flush())
+            handle = self._hub.run(lambda _: feed.seal(ids_days=ids_days, results_days=results_days))
+        except InputError:
+            self._hub.run(lambda _: feed.give_up(ids_days=ids_days, results_days=results_days))
+            raise
         return SyncBatchHandle(
             self._hub, handle.batch_id, created=handle.created, existing=handle.existing, reused=handle.reused
         )

@@ -94,6 +94,16 @@ async def test_submitting_again_under_the_same_name_brings_in_only_what_is_new(c
     assert (await again.progress()).total == 3
 
 
+@pytest.mark.parametrize("wrong", [{"custom_id": "c1", "prompt": "another"}, {"custom_id": "c7", "temperature": 1}])
+async def test_a_whole_batch_that_cannot_be_filled_further_is_whole_again(client, bus, wrong):
+    whole = await client.submit_batch(items(2), name="b", model=MODEL)
+    with pytest.raises(farebox.InputError):
+        await client.submit_batch([*items(2), wrong], name="b", model=MODEL)
+    for name in ("c0", "c1"):
+        await bus.answer(name, batch="b")
+    assert (await whole.wait(timeout=10)).complete
+
+
 async def test_a_changed_item_is_refused_by_its_name(client):
     await client.submit_batch(items(2), name="b", model=MODEL)
     with pytest.raises(farebox.JobConflictError, match="c1"):
