@@ -136,6 +136,13 @@ def test_a_closed_pipe_is_no_drama(desk, ledger):
     assert ended.stderr == b""
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
+def test_a_file_that_the_caller_closed_is_no_drama(desk, ledger, closed):
+    command = " ".join([*COMMAND, "batches", "--json", closed])
+    ended = subprocess.run(["bash", "-c", command], cwd=desk.home, env=desk.environ(), timeout=30, check=False)
+    assert ended.returncode == 0
+
+
 def test_cancel_before_anything_was_sent(desk, ledger):
     desk.prompts(10)
     batch = submit(desk, "in.jsonl", "-m", "openai:gpt-5-mini")

@@ -156,6 +156,11 @@ def main() -> None:
 
 def _prepare() -> None:
     gc.set_threshold(*GARBAGE)
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:  # closed by who called us (`>&-`): else a socket gets its number, and our words
+            os.open(os.devnull, os.O_RDWR)
     if isinstance(sys.stderr, io.TextIOWrapper):
         sys.stderr.reconfigure(errors="replace")  # where a locale lacks a letter, one ? keeps its place in the row
     if "_FAREBOX_COMPLETE" in os.environ:
