@@ -1,12 +1,15 @@
 """The other commands as an operator meets them: submit, worker, results, status, cancel, budget, cost, models."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
 
 import pytest
 from tests.cli_support import COMMAND, EXAMPLES, assert_exactly_once, prompt
+
+from farebox_worker.server.embedded import EmbeddedServer
 
 MONEY = {f"{name}_{unit}" for name in ("limit", "spent", "held", "unconfirmed") for unit in ("nusd", "usd")}
 
@@ -134,6 +137,15 @@ def test_a_closed_pipe_is_no_drama(desk, ledger):
     )  # fmt: skip
     assert ended.stdout.count(b"\n") == 1
     assert ended.stderr == b""
+
+
+def test_a_run_on_a_fleet_without_workers_says_that_nobody_serves_it(desk, ledger):
+    desk.prompts(1)
+    with EmbeddedServer(desk.home / ".farebox") as server:
+        process = desk.start("run", "in.jsonl", "-m", "echo:echo", "--no-budget", "--redis", server.url)
+        assert any(b"nobody serves echo:echo: `farebox worker" in line for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        assert desk.end(process).code == 130
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])

@@ -58,6 +58,11 @@ class Crew:
             signal.signal(signal.SIGINT, before)
 
     @property
+    def is_fleet(self) -> bool:
+        """Whether others do the work."""
+        return self._processes == 0
+
+    @property
     def is_over(self) -> bool:
         """Whether there is nobody left to wait for: drained, or there never was anybody."""
         return self._working is None or self._working.done()

@@ -236,11 +236,11 @@ class MainJob:
         progress = await self._batch.progress()
         self._note(progress)
         total, tally, written = self._ending.total, self._ending.tally, self._follow.written
-        notes, outlook = await self._paused() if waiting and not running else (), None
+        await self._look_at_lanes()
+        notes, outlook = (*await self._paused(), *self._unserved()) if waiting and not running else (), None
         if tally.outcomes["succeeded"]:
             limits = await self._batch.ledger.limits(self._prospect.scopes)
             outlook = look_ahead(self._prospect.left(tally), self._done, progress.scope, *limits)
-        await self._look_at_lanes()
         counts = counts_of(self._done, tally)
         self._screen.show(
             Sight(
@@ -278,6 +278,12 @@ class MainJob:
             names = await batch.lanes(even_parked=True)
             self._lanes = await look_at_lanes(batch.redis, batch.keys, names, errors=errors, latencies=latencies)
             self._saw_lanes = time.monotonic()
+
+    def _unserved(self) -> tuple[str, ...]:
+        """Which lanes wait for a fleet that does not serve them, for people."""
+        lanes = [lane.name for lane in self._lanes if lane.is_unserved and not lane.is_paused]
+        served_by = f"`farebox worker{self._flags}` does, where its provider has a key"
+        return tuple(f"nobody serves {lane}: {served_by}" for lane in lanes if self._crew.is_fleet)
 
     async def _paused(self) -> tuple[str, ...]:
         """Which lanes wait for somebody to resume them, for people."""

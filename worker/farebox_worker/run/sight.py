@@ -49,6 +49,7 @@ class LaneSight:
     retried: int = 0
     trouble: str = ""
     is_paused: bool = False
+    is_unserved: bool = False
     latency: Latencies = field(default_factory=Latencies)
 
 
@@ -133,6 +134,7 @@ def _sight_of(lane: Lane, retried: int, error: str, latency: Latencies) -> LaneS
         retried,
         f"{lane.pause}" if lane.pause else error,
         is_paused=lane.pause is not None,
+        is_unserved=lane.unserved > 0,
         latency=latency,
     )
 
