@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import statistics
 
 import measure
 from fleet import Fleet, fleet, rss_mb
@@ -15,6 +16,7 @@ LANES = measure.sized(200, 4)
 MEDIUM, SOME_MEDIUM = 128_000, measure.sized(800, 20)
 LARGE, FEW_LARGE = 1_000_000, measure.sized(200, 10)
 IN_FLIGHT, FEW_IN_FLIGHT = measure.sized(10_000, 512), 256
+ROUNDS = measure.sized(3)  # in turn, for machines change their pace from one second to the next
 
 
 def measured(repeats: int) -> Report:
@@ -25,7 +27,8 @@ def measured(repeats: int) -> Report:
         f"CPU of one `farebox worker` and the server per echo job, over {JOBS:,} jobs of 1 KB each. Depth: batches of "
         f"{SHALLOW:,} jobs on an empty lane, and {JOBS:,} after {JOBS:,} of a batch of {DEEP:,}, with no rewrite "
         "of the AOF (one comes about every 160,000 jobs, and the server works a third more while it runs). Lanes: "
-        f"{LANES} with {JOBS // LANES} jobs each. Bodies: {SOME_MEDIUM} of 128 KB, {FEW_LARGE} of 1 MB, per KB. "
+        f"{LANES} with {JOBS // LANES} jobs each; flows, lanes and one of each {ROUNDS} times in turn. "
+        f"Bodies: {SOME_MEDIUM} of 128 KB, {FEW_LARGE} of 1 MB, per KB. "
         f"In flight: an echo that takes 2 s with {IN_FLIGHT:,} slots, and one that takes 0.05 s with {FEW_IN_FLIGHT}; "
         f"memory is what the process grew by while {IN_FLIGHT:,} ran, less the bodies, as they came and as they are "
         "sent, of 1 KB each. "
@@ -59,8 +62,9 @@ async def _repeated(repeats: int) -> dict[str, Spread]:
 
 
 async def _once(deep: Fleet) -> dict[str, float]:
-    figures = {"shallow": await _shallow(), "plain": await _plain(flows=1), "flows": await _plain(flows=FLOWS)}
-    figures |= {"deep": await _deep(deep), "lanes": await _lanes()}
+    rounds = [(await _plain(flows=1), await _plain(flows=FLOWS), await _lanes()) for _ in range(ROUNDS)]
+    figures = dict(zip(("plain", "flows", "lanes"), map(statistics.mean, zip(*rounds, strict=True)), strict=True))
+    figures |= {"shallow": await _shallow(), "deep": await _deep(deep)}
     figures |= {"medium": await _bodies(MEDIUM, SOME_MEDIUM), "large": await _bodies(LARGE, FEW_LARGE)}
     figures["few"], _, _ = await _slow(FEW_IN_FLIGHT, 0.05)
     figures["many"], in_flight_kb, figures["peak kb"] = await _slow(IN_FLIGHT, 2.0)
