@@ -192,11 +192,8 @@ class AnthropicProvider(Conversational):
         return self._reply(response, prepared)
 
     def _reply(self, response: Answer, prepared: Prepared) -> Reply:
-        content: bytes | None = response.content
-        said = self._said(response.content, prepared)
-        if said is None and (content := bodies.mended(response.content)):
-            said = self._said(content, prepared)
-        if said is None or content is None:
+        said, content = bodies.understood(response.content, lambda answer: self._said(answer, prepared))
+        if said is None:
             raise fate.not_an_answer(self.provider_id, response, scrub=self._scrub)
         headers = fate.kept_headers(response.raw_headers)
         return Reply(

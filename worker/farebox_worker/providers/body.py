@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from collections.abc import Callable
+from typing import TypeVar
 
 import msgspec
 from msgspec import Raw
@@ -18,6 +20,7 @@ from msgspec import Raw
 from farebox.errors import InputError
 from farebox_worker.providers.base import Facts
 
+T = TypeVar("T")
 Fields = dict[str, Raw]
 
 # Tokens of the hidden prompt that comes with tools, thinking and formats of the answer: 159-530 seen for tools (Tool
@@ -78,6 +81,14 @@ def mended(answer: bytes) -> bytes | None:
         return json.dumps(value, ensure_ascii=False, allow_nan=False).encode(errors="replace")
     except (ValueError, RecursionError):
         return None
+
+
+def understood(answer: bytes, read: Callable[[bytes], T | None]) -> tuple[T | None, bytes]:
+    """Read an answer as it came or, when that is none, as `mended`; and return what was read of which bytes."""
+    said = read(answer)
+    if said is None and (again := mended(answer)):
+        return read(again), again
+    return said, answer
 
 
 def is_given(raw: Raw) -> bool:

@@ -150,11 +150,8 @@ class OpenAIProvider(Conversational):
         return self._reply(response, prepared)
 
     def _reply(self, response: Answer, prepared: Prepared) -> Reply:
-        content: bytes | None = response.content
-        said = _said(response.content, prepared)
-        if said is None and (content := bodies.mended(response.content)):
-            said = _said(content, prepared)
-        if said is None or content is None:
+        said, content = bodies.understood(response.content, lambda answer: _said(answer, prepared))
+        if said is None:
             raise fate.not_an_answer(self.provider_id, response, scrub=self._scrub)
         if said.failure:
             billed = said.usage is not None
