@@ -77,7 +77,8 @@ MUTANTS = [
     ),
     *of(
         "claim",
-        ("jobs that wait for their time are taken at once", "local late = redis.call('ZRANGEBYSCORE', flow, int(SEQUENCE_END), int(now)", "local late = redis.call('ZRANGEBYSCORE', flow, int(SEQUENCE_END), '+inf'"),
+        ("jobs that wait for their time are taken at once", "local found = redis.call('ZRANGEBYSCORE', flow, '-inf', int(now)", "local found = redis.call('ZRANGEBYSCORE', flow, '-inf', '+inf'"),
+        ("a flow that has work for later is forgotten", "if redis.call('ZCARD', flow) == got then return end", "if true then return end"),
         ("an ended lease is claimed before it lapses", "if redis.call('EXISTS', 'arq:in-progress:' .. late[i]) == 1 then", "if false then"),
         ("a claim sent again gives back what is lost", "if payload and redis.call('GET', 'arq:in-progress:' .. id) == mine .. flow then", "if payload then"),
         ("a provider's pause does not hold its lanes", "math.max(pace.paused, provider.paused)", "pace.paused"),

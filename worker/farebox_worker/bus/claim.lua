@@ -52,22 +52,25 @@ local taken, bytes, record = 0, 0, {}
 local running, leases = {}, {}  -- what this claim takes: keys and values; by lane, scores and ids
 
 local function due_ids(flow, most)  -- id, score pairs: what is due by time first, then by sequence; where those begin
-  local found = {}
-  local late = redis.call('ZRANGEBYSCORE', flow, int(SEQUENCE_END), int(now), 'WITHSCORES', 'LIMIT', 0, most)
+  local found = redis.call('ZRANGEBYSCORE', flow, '-inf', int(now), 'WITHSCORES', 'LIMIT', 0, most)
+  local fresh_ends = #found
+  while fresh_ends > 0 and tonumber(found[fresh_ends]) >= SEQUENCE_END do fresh_ends = fresh_ends - 2 end
+  local late = {unpack(found, fresh_ends + 1)}
+  if #found == 2 * most then  -- others may stand behind them
+    late = redis.call('ZRANGEBYSCORE', flow, int(SEQUENCE_END), int(now), 'WITHSCORES', 'LIMIT', 0, most)
+  end
+  if #late == 0 then return found, 1 end
+  local due = {}
   for i = 1, #late, 2 do
     if redis.call('EXISTS', 'arq:in-progress:' .. late[i]) == 1 then
       redis.call('ZADD', flow, int(now + 1000), late[i])  -- its lease has ended: lapse decides, within a second
     else
-      found[#found + 1], found[#found + 2] = late[i], late[i + 1]
+      due[#due + 1], due[#due + 2] = late[i], late[i + 1]
     end
   end
-  local late_ends = #found
-  if late_ends / 2 < most then
-    local fresh = redis.call('ZRANGEBYSCORE', flow, '-inf', '(' .. int(SEQUENCE_END), 'WITHSCORES', 'LIMIT', 0, most - late_ends / 2)
-    if late_ends == 0 then return fresh, 1 end
-    for i = 1, #fresh do found[late_ends + i] = fresh[i] end
-  end
-  return found, late_ends + 1
+  local late_ends = #due
+  for i = 1, math.min(fresh_ends, 2 * most - late_ends) do due[late_ends + i] = found[i] end
+  return due, late_ends + 1
 end
 
 local function take(flow, leased_of_lane, most)
@@ -101,25 +104,26 @@ local function take(flow, leased_of_lane, most)
   return count
 end
 
-local function close(flow, lane)  -- nothing due: wait for the next time, if there is one
+local function close(flow, lane, got)  -- nothing due: wait for the next time, if there is one
   redis.call('ZREM', P .. 'open:' .. lane, flow)
+  if redis.call('ZCARD', flow) == got then return end  -- all were taken just now: what becomes of them opens it
   local soonest = redis.call('ZRANGE', flow, 0, 0, 'WITHSCORES')
   if soonest[2] then later(flow, tonumber(soonest[2])) end
 end
 
-local function pick(lane)  -- the flow whose turn it is, and how many flows share its priority
+local function pick(lane)  -- the flow whose turn it is
   local opened = P .. 'open:' .. lane
-  if only ~= '' then
-    for priority = 9, 0, -1 do
-      local flow = P .. 'flow:' .. priority .. ':' .. only .. ':' .. lane
-      if redis.call('ZSCORE', opened, flow) then return flow, 1 end
-    end
-    return nil
+  if only == '' then return redis.call('ZRANGE', opened, 0, 0)[1] end
+  for priority = 9, 0, -1 do
+    local flow = P .. 'flow:' .. priority .. ':' .. only .. ':' .. lane
+    if redis.call('ZSCORE', opened, flow) then return flow end
   end
-  local first = redis.call('ZRANGE', opened, 0, 0)[1]
-  if not first then return nil end
-  local band = (9 - parts(first)) * 1e14
-  return first, redis.call('ZCOUNT', opened, int(band), '(' .. int(band + 1e14))
+end
+
+local function count_rivals(flow, lane)  -- how many flows share its priority, itself among them
+  if only ~= '' then return 1 end
+  local band = (9 - parts(flow)) * 1e14
+  return redis.call('ZCOUNT', P .. 'open:' .. lane, int(band), '(' .. int(band + 1e14))
 end
 
 local function head_of(lane)  -- the flow that waits for the soonest time, and that time
@@ -255,16 +259,22 @@ local function serve(lane, slots)  -- returns how many it took
   local before = taken
   leases[lane] = leases[lane] or {}
   local least = math.min(LEAST_SHARE, math.ceil(slots / 2))
+  local priority, rivals
   while slots > 0 and bytes < max_bytes and taken < MOST do
-    local flow, rivals = pick(lane)
+    local flow = pick(lane)
     if not flow then break end
+    if parts(flow) ~= priority then priority, rivals = parts(flow), count_rivals(flow, lane) end
     local share = math.min(slots, 64)
     if rivals > 1 then share = math.max(least, math.ceil(slots / rivals)) end
     share = math.min(share, slots, 256, MOST - taken, likely_to_fit())
     local got = take(flow, leases[lane], share)
     slots = slots - got
-    if got > 0 then redis.call('ZINCRBY', P .. 'open:' .. lane, got, flow) end
-    if got < share and bytes < max_bytes then close(flow, lane) end
+    if got < share and bytes < max_bytes then
+      close(flow, lane, got)
+      rivals = rivals - 1
+    elseif got > 0 then
+      redis.call('ZINCRBY', P .. 'open:' .. lane, got, flow)
+    end
   end
   wake(lane)
   return taken - before
