@@ -12,8 +12,8 @@
 --          "" or by spaces attempts before, doubts and claims without an admit, payload}
 -- It takes no more than the pace of the lane and of its provider lets be sent now (see pace.lua), and says when more may be.
 -- Invariant: an id in flight has its lease's end as score, so it is never at the head of its flow.
--- It takes MOST jobs at the most: the caller asks again, and nobody waits long for the server meanwhile.
-local MOST = 1024
+-- It takes MOST jobs at the most, and says that the next is due at once: nobody waits long for the server meanwhile.
+local MOST = 256
 local LEAST_SHARE = 16  -- of a flow among many: a visit costs as much as some jobs, and virtual time keeps them level
 local LET_IN_MS = 500  -- a call that was not refused by then will not be
 local SILENT_MS = 30000  -- of few calls: they may hang, and must not hold their lane until they time out
@@ -266,7 +266,7 @@ local function serve(lane, slots)  -- returns how many it took
     if parts(flow) ~= priority then priority, rivals = parts(flow), count_rivals(flow, lane) end
     local share = math.min(slots, 64)
     if rivals > 1 then share = math.max(least, math.ceil(slots / rivals)) end
-    share = math.min(share, slots, 256, MOST - taken, likely_to_fit())
+    share = math.min(share, slots, MOST - taken, likely_to_fit())
     local got = take(flow, leases[lane], share)
     slots = slots - got
     if got < share and bytes < max_bytes then
@@ -307,14 +307,18 @@ local function visit(lane, free, most)
   end
 end
 
+local function is_full() return taken == MOST or bytes >= max_bytes end
+
 local asked = (#ARGV - 7) / 3
 for n = 0, asked - 1 do  -- another lane first each time, for lanes may share what a provider allows
+  if is_full() then break end
   local i = 8 + 3 * ((n + seq) % asked)
   visit(ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]))
 end
 each(running, function(...) redis.call('MSET', ...) end)
 for lane, leased in pairs(leases) do each(leased, function(...) redis.call('ZADD', P .. 'leases:' .. lane, ...) end) end
 look_ahead_of_all()
+if is_full() then wait_until(now) end
 write_paces()
 if taken > 0 then redis.call('SET', P .. 'claim:' .. claim, table.concat(record), 'PX', int(lease)) end
 answer[3] = next_due and int(next_due) or 0

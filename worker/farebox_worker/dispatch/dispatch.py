@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import secrets
 from collections import Counter
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Collection
 from functools import lru_cache
 
 from farebox.errors import LedgerError
@@ -42,7 +43,6 @@ log = logging.getLogger(__name__)
 
 FLEX_TIMEOUT_S = 900.0  # flex answers when there is room
 HEAL_S = 3.0  # a lost doorbell is found by then, jittered
-MOST_PER_CLAIM = 256
 
 
 class Dispatch:
@@ -95,7 +95,7 @@ class Dispatch:
             tongue,
             outage,
             results_ttl_ms=settings.retention.results_ttl_ms,
-            on_sent=self.bells.ring,
+            on_sent=self._on_sent,
             on_settled=self._on_settled,
         )
 
@@ -124,7 +124,7 @@ class Dispatch:
             self.lanes = found
             if not self.only_batch:
                 self.bells.stop_listening()
-                self.bells.ring()
+            self.bells.ring()
 
     # --- claim and admit ----------------------------------------------------------------------------------------
 
@@ -133,22 +133,24 @@ class Dispatch:
 
         With `until_empty` it ends when nothing is left to do.
         """
+        due_s = math.inf
         while not self._is_stopping:
-            self.bells.quiet()
-            asks, was_idle = self._asks(), not self.in_flight  # a claim does not see the room that ends meanwhile make
+            was_idle = not self.in_flight  # a claim does not see the room that ends meanwhile make
+            lanes = self.bells.heard(0.0 if was_idle else due_s)
+            asks = self._asks(lanes)
             deadline = clock() + self._worker.lease_s  # from before the first try: the lease may be older
             found = await self._claim(asks) if asks else Claims([], None)
+            soon_s = math.inf if found.due_in_s is None else clock() + found.due_in_s
+            due_s = soon_s if lanes is None else min(due_s, soon_s)
             if found.jobs:
                 await self._start(found.jobs, deadline)
             if await self._take_over(asks, found.jobs) or found.jobs:
                 continue
-            if until_empty and was_idle and found.due_in_s is None:
+            if until_empty and was_idle and due_s == math.inf:
                 return
-            has_room = bool(asks) or not self.in_flight
+            has_room = bool(asks or self._asks(None)) or not self.in_flight
             pause_s = min(HEAL_S, self.balance.again_in_s) * (0.75 + random.random() / 2)
-            pause_s = min(pause_s, self._first_calls.again_in_s)
-            if found.due_in_s is not None:
-                pause_s = min(pause_s, max(0.001, found.due_in_s))
+            pause_s = min(pause_s, self._first_calls.again_in_s, max(0.001, due_s - clock()))
             await self.bells.sleep(pause_s, has_room=has_room)
             if self.only_batch and has_room:
                 await self._outage.insist(self.learn_lanes)
@@ -180,13 +182,14 @@ class Dispatch:
                 one.is_aborted = True
                 asyncio.get_running_loop().call_soon(task.cancel)  # after its first step: else it would never settle
 
-    def _asks(self) -> list[Ask]:
+    def _asks(self, lanes: Collection[str] | None) -> list[Ask]:
+        """What to claim for these lanes, None for all."""
         asks = []
         # a refused call keeps its slot until it is settled: a pause may be on its way
         leaving = Counter(self._lane_of(one.flow) for one in self.settler.group if one.action == "finish")
-        for lane in self.lanes:
+        for lane in self.lanes if lanes is None else self.lanes.intersection(lanes):
             route = self._routes.find(lane)
-            slots = min(self._worker.concurrency - self._in_flight.get(lane, 0) + leaving[lane], MOST_PER_CLAIM)
+            slots = self._worker.concurrency - self._in_flight.get(lane, 0) + leaving[lane]
             if route is None:
                 continue
             few = self._first_calls.room(route.entry.provider_id, self.lanes, self._in_flight)
@@ -329,6 +332,9 @@ class Dispatch:
     def _news(self, one: Attempt) -> Awaitable[None] | None:
         return quietly(news, one.route.lane) if (news := self._pacing.learn(one)) else None
 
+    def _on_sent(self) -> None:
+        self.bells.ring(self._lane_of(one.flow) for one in self.settler.group)
+
     def _on_settled(self, settlement: Settlement, word: str) -> None:
         one = self.running.pop(settlement.token, None)
         hold_nusd = one.hold_nusd if one else 0
@@ -347,5 +353,6 @@ class Dispatch:
         return self._parts_of(flow)[2]
 
     def _free(self, flow: str) -> None:
-        self._in_flight[self._lane_of(flow)] -= 1
-        self.bells.ring()
+        lane = self._lane_of(flow)
+        self._in_flight[lane] -= 1
+        self.bells.ring((lane,))

@@ -1,21 +1,25 @@
 """How a process hears that there is work: doorbells while it has free slots, control messages always.
 
 A doorbell token wakes exactly one idle process of the fleet; one that is taken by a process that became busy is put
-back. What is lost (a dead process, a lost connection) the heal poll finds.
+back. What is lost (a dead process, a lost connection) the heal poll finds. Whoever asked for a lane asks again when a
+slot of it is free or its bell rings, and for all of them from time to time: so a busy process can have hundreds.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Iterable
 
 from redis.exceptions import RedisError
 
 from farebox.scripts import Tongue
+from farebox_worker.clock import clock
 from farebox_worker.outage import Outage
 
 BELL_WAIT_S = 5
 AGAIN_S = 0.5
+LOOK_S = 0.025  # between two looks at all lanes by who is too busy to hear bells
 
 
 class Doorbells:
@@ -35,19 +39,31 @@ class Doorbells:
         self._only_batch = only_batch
         self._lanes = lanes
         self._rung = asyncio.Event()
+        self._worth: set[str] = set()
+        self._is_news = True
+        self._looked_s = -math.inf
         self._has_room = asyncio.Event()
         self._listener: asyncio.Task[None] | None = None
 
-    def ring(self) -> None:
-        """Wake the process from within: a slot is free, or something changed."""
+    def ring(self, lanes: Iterable[str] | None = None) -> None:
+        """Wake the process from within: these lanes are worth a claim, or all, for something has changed."""
+        if lanes is None:
+            self._is_news = True
+        else:
+            self._worth.update(lanes)
         self._rung.set()
 
-    def quiet(self) -> None:
-        """Forget rings that are older than the claim that is about to be made."""
+    def heard(self, due_s: float) -> set[str] | None:
+        """Say which lanes are worth a claim now, None for all, as from `due_s` on; older rings are forgotten."""
+        worth, self._worth = self._worth, set()
         self._rung.clear()
+        if not self._is_news and clock() < min(due_s, self._looked_s + LOOK_S):
+            return worth
+        self._is_news, self._looked_s = False, clock()
+        return None
 
     async def sleep(self, seconds: float, *, has_room: bool) -> None:
-        """Wait for a ring, at most so long; with `has_room` listen to the fleet's bells too."""
+        """Wait for a ring, at most so long: then all lanes are due. With `has_room` hear the fleet's bells too."""
         if has_room:
             if self._listener is None or self._listener.done():
                 self._listener = asyncio.create_task(self._listen())
@@ -56,7 +72,7 @@ class Doorbells:
             async with asyncio.timeout(seconds):
                 await self._rung.wait()
         except TimeoutError:
-            pass
+            self._is_news = True
         finally:
             self._has_room.clear()
 
@@ -71,21 +87,22 @@ class Doorbells:
             await self._has_room.wait()
             bells = self._bells()
             try:
-                heard = await self._redis.blpop(bells, BELL_WAIT_S) if bells else None
+                heard = await self._redis.blpop(list(bells), BELL_WAIT_S) if bells else None
                 if not bells:
                     await asyncio.sleep(AGAIN_S)
                 if heard and not self._has_room.is_set():
                     await self._redis.rpush(heard[0], heard[1])
                 elif heard:
-                    self.ring()
+                    self.ring(bells[heard[0].decode()])
             except (RedisError, OSError) as error:
                 self._outage.begin(error)
                 await asyncio.sleep(AGAIN_S)
 
-    def _bells(self) -> list[str]:
+    def _bells(self) -> dict[str, list[str] | None]:
+        """By the key of each bell: the lanes it is rung for, None for all."""
         if self._only_batch:
-            return [self._keys.batch_bell(self._only_batch)]
-        return [self._keys.lane_bell(lane) for lane in self._lanes()]
+            return {self._keys.batch_bell(self._only_batch): None}
+        return {self._keys.lane_bell(lane): [lane] for lane in self._lanes()}
 
     async def hear_control(self, on_message: Callable[[str], Awaitable[None]]) -> None:
         """Hear control messages for ever: "lane …", "limit …", "cancel …", "pause …"."""
