@@ -16,6 +16,7 @@ LANES = measure.sized(200, 4)
 MEDIUM, SOME_MEDIUM = 128_000, measure.sized(800, 20)
 LARGE, FEW_LARGE = 1_000_000, measure.sized(200, 10)
 IN_FLIGHT, FEW_IN_FLIGHT = measure.sized(10_000, 512), 256
+TURNS = 3  # batches of the short queue, beside as many jobs of the long one
 ROUNDS = measure.sized(3)  # in turn, for machines change their pace from one second to the next
 
 
@@ -24,10 +25,10 @@ def measured(repeats: int) -> Report:
     found = asyncio.run(_repeated(repeats))
     report = Report(
         "flat: what a job costs, whatever surrounds it",
-        f"CPU of one `farebox worker` and the server per echo job, over {JOBS:,} jobs of 1 KB each. Depth: batches of "
-        f"{SHALLOW:,} jobs on an empty lane, and {JOBS:,} after {JOBS:,} of a batch of {DEEP:,}, with no rewrite "
-        "of the AOF (one comes about every 160,000 jobs, and the server works a third more while it runs). Lanes: "
-        f"{LANES} with {JOBS // LANES} jobs each; flows, lanes and one of each {ROUNDS} times in turn. "
+        f"CPU of one `farebox worker` and the server per echo job, over {JOBS:,} jobs of 1 KB each. Depth: {TURNS} batches "
+        f"of {SHALLOW:,} jobs on an empty lane, and as many jobs of a batch of {DEEP:,}, with no rewrite of the AOF (one "
+        "comes about every 160,000 jobs, and the server works a third more while it runs). Lanes: "
+        f"{LANES} with {JOBS // LANES} jobs each. Depth, flows, lanes and one of each {ROUNDS} times in turn. "
         f"Bodies: {SOME_MEDIUM} of 128 KB, {FEW_LARGE} of 1 MB, per KB. "
         f"In flight: an echo that takes 2 s with {IN_FLIGHT:,} slots, and one that takes 0.05 s with {FEW_IN_FLIGHT}; "
         f"memory is what the process grew by while {IN_FLIGHT:,} ran, less the bodies, as they came and as they are "
@@ -54,17 +55,27 @@ def measured(repeats: int) -> Report:
 
 async def _repeated(repeats: int) -> dict[str, Spread]:
     """Fill the long queue once: all repeats take from it."""
-    async with fleet("--auto-aof-rewrite-percentage", "0") as deep:  # or a rewrite falls into some of the repeats
+    unwritten = ("--auto-aof-rewrite-percentage", "0")  # or a rewrite falls into some of the repeats
+    async with fleet(*unwritten) as deep, fleet(*unwritten) as shallow:
         await deep.pause()
         await deep.fill(DEEP)
         await deep.start()
-        return await measure.repeat_async(repeats, lambda: _once(deep), "flat")
+        await shallow.start()
+        return await measure.repeat_async(repeats, lambda: _once(deep, shallow), "flat")
 
 
-async def _once(deep: Fleet) -> dict[str, float]:
-    rounds = [(await _plain(flows=1), await _plain(flows=FLOWS), await _lanes()) for _ in range(ROUNDS)]
-    figures = dict(zip(("plain", "flows", "lanes"), map(statistics.mean, zip(*rounds, strict=True)), strict=True))
-    figures |= {"shallow": await _shallow(), "deep": await _deep(deep)}
+async def _once(deep: Fleet, shallow: Fleet) -> dict[str, float]:
+    rounds = [
+        {
+            "plain": await _plain(flows=1),
+            "flows": await _plain(flows=FLOWS),
+            "lanes": await _lanes(),
+            "shallow": await _shallow(shallow),
+            "deep": await _deep(deep),
+        }
+        for _ in range(ROUNDS)
+    ]
+    figures = {name: statistics.mean(one[name] for one in rounds) for name in rounds[0]}
     figures |= {"medium": await _bodies(MEDIUM, SOME_MEDIUM), "large": await _bodies(LARGE, FEW_LARGE)}
     figures["few"], _, _ = await _slow(FEW_IN_FLIGHT, 0.05)
     figures["many"], in_flight_kb, figures["peak kb"] = await _slow(IN_FLIGHT, 2.0)
@@ -79,20 +90,19 @@ async def _once(deep: Fleet) -> dict[str, float]:
     }
 
 
-async def _shallow() -> float:
-    async with fleet() as bus:
-        await bus.start()
-        cpu_ms = 0.0
-        for done in range(0, JOBS, SHALLOW):
-            await bus.pause()
-            await bus.fill(SHALLOW, batch_id=f"b{done}")
-            cpu_ms += (await bus.work_off(SHALLOW, already=done)).cpu_ms
-    return cpu_ms / len(range(0, JOBS, SHALLOW))
+async def _shallow(bus: Fleet) -> float:
+    cpu_ms = []
+    for _ in range(TURNS):
+        await bus.pause()
+        done = await bus.answered()
+        await bus.fill(SHALLOW, batch_id=f"b{done}")
+        cpu_ms.append((await bus.work_off(SHALLOW, already=done)).cpu_ms)
+    return statistics.mean(cpu_ms)
 
 
 async def _deep(bus: Fleet) -> float:
     """Take more off the long queue, which hardly shortens it, and let what was claimed end."""
-    took = await bus.work_off(JOBS, already=await bus.answered())
+    took = await bus.work_off(TURNS * SHALLOW, already=await bus.answered())
     await bus.pause()
     await asyncio.sleep(1)
     return took.cpu_ms
