@@ -31,6 +31,7 @@ from farebox_worker.dispatch.moves import Moves
 from farebox_worker.dispatch.pacing import Pacing
 from farebox_worker.dispatch.recent import Recent
 from farebox_worker.dispatch.settler import Settler
+from farebox_worker.dispatch.slots import Slots
 from farebox_worker.dispatch.steering import Steering, quietly
 from farebox_worker.dispatch.witness import Witness
 from farebox_worker.events import event
@@ -75,7 +76,6 @@ class Dispatch:
         self._routes = routes
         self.only_batch = only_batch
         self._parts_of = lru_cache(maxsize=4096)(tongue.keys.parts_of_flow)
-        self._in_flight: dict[str, int] = {}
         self.lanes: set[str] = set()
         self.running: dict[str, Attempt] = {}
         self.sending: dict[str, asyncio.Task[object]] = {}
@@ -83,6 +83,7 @@ class Dispatch:
         self._is_stopping = self._is_halted = False
         self._then = self._called  # bound once for all calls
         self._first_calls = FirstCalls()
+        self._slots = Slots(routes, self._first_calls, per_lane=settings.worker.concurrency)
         self._pacing = Pacing(tongue, routes, settings.providers)
         self.recent = Recent()
         self.witness = Witness()
@@ -102,11 +103,11 @@ class Dispatch:
     @property
     def in_flight(self) -> int:
         """Attempts claimed and not yet settled."""
-        return sum(self._in_flight.values())
+        return sum(self._slots.held.values())
 
     def slots(self) -> dict[str, tuple[int, int]]:
         """By served lane: attempts in flight, and how many there may be in this process."""
-        return {lane: (self._in_flight.get(lane, 0), self._worker.concurrency) for lane in self.served()}
+        return {lane: (self._slots.held.get(lane, 0), self._worker.concurrency) for lane in self.served()}
 
     def served(self) -> list[str]:
         """The lanes this process has a route for."""
@@ -184,19 +185,9 @@ class Dispatch:
 
     def _asks(self, lanes: Collection[str] | None) -> list[Ask]:
         """What to claim for these lanes, None for all."""
-        asks = []
         # a refused call keeps its slot until it is settled: a pause may be on its way
         leaving = Counter(self._lane_of(one.flow) for one in self.settler.group if one.action == "finish")
-        for lane in self.lanes if lanes is None else self.lanes.intersection(lanes):
-            route = self._routes.find(lane)
-            slots = self._worker.concurrency - self._in_flight.get(lane, 0) + leaving[lane]
-            if route is None:
-                continue
-            few = self._first_calls.room(route.entry.provider_id, self.lanes, self._in_flight)
-            slots = slots if few is None else min(slots, few)
-            if slots > 0:
-                asks.append(Ask(lane, slots, route.entry.max_concurrency or 0))
-        return asks
+        return self._slots.asks(self.lanes if lanes is None else self.lanes.intersection(lanes), self.lanes, leaving)
 
     async def _take_over(self, asks: list[Ask], jobs: list[Claimed]) -> int:
         """Let lanes take over jobs that wait in lanes like them, and would be answered there later."""
@@ -204,13 +195,11 @@ class Dispatch:
         idle = [ask.lane for ask in asks if ask.lane not in got]
         if not self.balance.is_due(idle):
             return 0
-        slots = {lane: (self._in_flight.get(lane, 0), self._free_slots(lane)) for lane in self.served()}
-        return await self._outage.insist(lambda: self.balance.take_over(slots))
-
-    def _free_slots(self, lane: str) -> int:
-        route = self._routes.find(lane)
-        most = (route.entry.max_concurrency if route else None) or self._worker.concurrency
-        return max(0, min(most, self._worker.concurrency) - self._in_flight.get(lane, 0))
+        slots = {lane: (self._slots.held.get(lane, 0), self._slots.free(lane)) for lane in self.served()}
+        taken = await self._outage.insist(lambda: self.balance.take_over(slots))
+        if taken:
+            self.bells.ring()
+        return taken
 
     async def _claim(self, asks: list[Ask]) -> Claims:
         lanes = [ask.lane for ask in asks]
@@ -250,11 +239,11 @@ class Dispatch:
 
     def _prepare(self, claimed: Claimed, deadline: float) -> Attempt | Settlement:
         _, batch_id, lane = self._parts_of(claimed.flow)
-        self._in_flight[lane] = self._in_flight.get(lane, 0) + 1
+        self._slots.take(lane)
         self.witness.claimed(claimed, lane)
         route = self._routes.find(lane)
         # its provider was stopped between the claim and here, or others of its lanes make the first calls
-        if route is None or self._first_calls.is_over(route.entry.provider_id, self._in_flight):
+        if route is None or self._first_calls.is_over(route.entry.provider_id, self._slots.held):
             return Settlement(claimed.job_id, claimed.flow, claimed.token, "return", "release", due=claimed.score)
         try:
             return sending.prepare(claimed, batch_id, route, deadline=deadline)
@@ -354,5 +343,5 @@ class Dispatch:
 
     def _free(self, flow: str) -> None:
         lane = self._lane_of(flow)
-        self._in_flight[lane] -= 1
+        self._slots.give_back(lane)
         self.bells.ring((lane,))
