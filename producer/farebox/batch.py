@@ -23,6 +23,7 @@ from farebox.records import Job, Result, body_digest, decode_result, encode_job,
 from farebox.scripts import CANCEL, SUBMIT, Argument, Tongue
 from farebox.streams import read_streams
 
+DEFAULT_BATCH = "default"  # single jobs of every program
 CHUNK_JOBS = 500
 CHUNK_BYTES = 1_000_000
 BREATH_JOBS = 50  # encoded between two turns of the event loop, which sends the chunk before
@@ -253,10 +254,16 @@ class Batch:
             await pipe.execute()
 
     async def cancel(self, *, now: bool = False) -> bool:
-        """Stop everything that is not sent yet; True when it was not cancelled, nor ended, before. Raises: InputError.
+        """Stop everything that is not sent yet; True when it was not cancelled, nor ended, before.
 
         With `now` calls that run are ended too, everywhere, within a second: what they cost stays unconfirmed.
+        Raises: InputError for the batch of single jobs.
         """
+        if self.batch_id == DEFAULT_BATCH:
+            raise InputError(
+                f"every program's single jobs go to {DEFAULT_BATCH}, which would take no more of them once it is "
+                "cancelled: `handle.cancel()` cancels one, and a limit of 0 for the batch stops what is not sent"
+            )
         _, first = await self.tongue.say(CANCEL, self.batch_id, "1" if now else "")
         return bool(first)
 

@@ -21,6 +21,7 @@ from typing import Self, cast
 from redis.asyncio import Redis as AnyRedis
 
 from farebox.amend import forget_ended
+from farebox.batch import DEFAULT_BATCH
 from farebox.commands import Redis
 from farebox.connection import check_server, connect, shown
 from farebox.cost import Cost
@@ -34,7 +35,6 @@ from farebox.records import Api, Tier
 from farebox.request import Item, Message, Request, When, job_of, ms_of
 from farebox.reuse import Reuse, leave_word
 
-DEFAULT_BATCH = "default"
 URL_VARIABLE = "FAREBOX_REDIS_URL"
 IDS_DAYS = 90.0
 TIDY_S = 3600.0

@@ -180,7 +180,7 @@ class BatchHandle:
         True when it was not cancelled before, nor complete: that it stays.
         With `now` running calls are ended too, within a second: what they cost stays unconfirmed.
         Waiting jobs end as `cancelled` when a worker comes by, within seconds. Raises: BatchClosedError when there is
-        no such batch; LedgerError; ServerError.
+        no such batch; InputError for "default", to which every program's single jobs go; LedgerError; ServerError.
         """
         return await self._link.do(lambda: self._batch.cancel(now=now))
 

@@ -16,7 +16,8 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from farebox.answer import Answer
-from farebox.client import DEFAULT_BATCH, Client, url_or_environment
+from farebox.batch import DEFAULT_BATCH
+from farebox.client import Client, url_or_environment
 from farebox.cost import Cost
 from farebox.errors import InputError
 from farebox.feed import WINDOW_BYTES, WINDOW_JOBS

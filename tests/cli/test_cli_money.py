@@ -106,9 +106,17 @@ def test_a_name_that_is_empty_does_not_move_the_limit_of_everything(desk, flag):
     assert desk.run("budget", "show", "--json").json["limit_usd"] == 5
 
 
-def test_a_limit_that_would_bind_nothing_is_refused(desk):
-    refused = desk.run("budget", "set", 1, "--model", "openai:gpt-5-mini@flex")
-    assert (refused.code, "say --model openai:gpt-5-mini" in refused.stderr) == (2, True)
+@pytest.mark.parametrize(
+    ("flag", "name", "advice"),
+    [
+        ("--model", "openai:gpt-5-mini@flex", "say --model openai:gpt-5-mini"),
+        ("--model", "openai", "for a provider say --provider"),
+        ("--provider", "openai:gpt-5-mini", "say --model, or --provider openai"),
+    ],
+)
+def test_a_limit_that_would_bind_nothing_is_refused(desk, flag, name, advice):
+    refused = desk.run("budget", "set", 1, flag, name)
+    assert (refused.code, advice in refused.stderr) == (2, True)
 
 
 def test_submit_of_paid_models_under_no_limit_at_all_says_how_to_limit_them(desk, simulate):
@@ -151,3 +159,6 @@ def test_an_export_tells_programs_what_it_wrote(desk):
     told = desk.run("export", "out.jsonl", "-o", "out.csv", "--json").json
     assert told == {"lines": 2, "output": "out.csv", "format": "csv"}
     assert "stdout" in desk.run("export", "out.jsonl", "-o", "-", "--json").stderr
+    refused = desk.run("export", "out.jsonl", "-o", "out.parquet")
+    assert (refused.code, "what shall out.parquet hold?" in refused.stderr) == (2, True)
+    assert desk.run("export", "out.jsonl", "-o", "out.backup", "--format", "jsonl").code == 0

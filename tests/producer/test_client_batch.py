@@ -235,6 +235,13 @@ async def test_a_cancelled_batch_is_not_retried_and_takes_no_jobs(client, bus):
         await client.submit_batch(items(3), name="b", model=MODEL)
 
 
+async def test_the_batch_of_single_jobs_is_not_cancelled(client, bus):
+    await client.submit(MODEL, messages=[{"role": "user", "content": "hi"}], max_tokens=5)
+    with pytest.raises(farebox.InputError, match="single jobs"):
+        await client.batch("default").cancel()
+    assert not (await client.batch("default").progress()).cancelled
+
+
 async def test_a_batch_that_has_ended_is_not_cancelled_any_more_and_takes_further_jobs(client, bus):
     batch = await client.submit_batch(items(1), name="b", model=MODEL)
     await bus.fail("c0", batch="b")

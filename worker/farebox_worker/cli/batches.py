@@ -10,8 +10,7 @@ from typing import Any
 
 import click
 
-from farebox.batch import Batch
-from farebox.client import DEFAULT_BATCH
+from farebox.batch import DEFAULT_BATCH, Batch
 from farebox.errors import InputError
 from farebox.money import dollars_from_nusd, usd_from_nusd
 from farebox.progress import Progress, list_batches

@@ -88,6 +88,10 @@ def _scope(kind: str, name: str) -> str:
     """Name the scope of a flag. An empty name, as of a variable that is not set, must not move the global limit."""
     if not name:
         raise click.UsageError(f"--{kind} is empty: say which, or leave it out for the limit of everything.")
+    if kind == "model" and ":" not in name:
+        raise click.UsageError(f"a model is named provider:model, and {name!r} is not: for a provider say --provider.")
+    if kind == "provider" and ":" in name:
+        raise click.UsageError(f"{name!r} is a model: say --model, or --provider {name.partition(':')[0]}.")
     if kind == "model" and (model_ref := name.removesuffix("@flex")) != name:
         raise click.UsageError(f"a model's limit counts all its tiers: say --model {model_ref}.")
     return f"{kind}:{name}"

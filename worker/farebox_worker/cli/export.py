@@ -22,6 +22,7 @@ from farebox_worker.run.screen import Screen
 from farebox_worker.session import open_session
 from farebox_worker.settings import Settings
 
+_KNOWN = ("", ".jsonl", ".ndjson", ".json", ".txt", ".csv", ".tsv")
 _WHERE = "collected with --delete, written by a run to its OUT, or expired ([retention] results_days)"
 
 
@@ -41,6 +42,8 @@ def export(settings: Settings, what: str, output: Path, form: Form | None, overw
     farebox export out.jsonl -o answers.csv
     farebox export out.jsonl --format openai-files -o results/    (output.jsonl and error.jsonl)
     """
+    if form is None and bare(output).suffix.lower() not in _KNOWN:
+        raise click.UsageError(f"what shall {output.name} hold? Say --format {' or '.join(get_args(Form))}.")
     chosen: Form = form or ("csv" if is_table(bare(output)) else "jsonl")
     if as_json and str(output) == STDOUT:
         raise click.UsageError("-o - and --json both write to stdout: name a file.")
