@@ -26,7 +26,7 @@ def measured(repeats: int) -> Report:
     report = Report(
         "flat: what a job costs, whatever surrounds it",
         f"CPU of one `farebox worker` and the server per echo job, over {JOBS:,} jobs of 1 KB each. Depth: {TURNS} "
-        f"batches of {SHALLOW:,} jobs on an empty lane, and as many jobs of a batch of {DEEP:,}, with no rewrite of the "
+        f"batches of {SHALLOW:,} jobs on an empty lane, as many of a batch of {DEEP:,}, with no rewrite of the "
         "AOF (one comes about every 160,000 jobs, and the server works a third more while it runs). Lanes: "
         f"{LANES} with {JOBS // LANES} jobs each. Depth, flows, lanes and one of each {ROUNDS} times in turn. "
         f"Bodies: {SOME_MEDIUM} of 128 KB, {FEW_LARGE} of 1 MB, per KB. "
