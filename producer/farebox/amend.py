@@ -11,6 +11,7 @@ import msgspec
 from farebox.batch import CHUNK_BYTES, CHUNK_JOBS, Batch, Entry
 from farebox.commands import server_now_ms
 from farebox.fallback import first_lane, kind_of
+from farebox.keys import parts_of_lane
 from farebox.records import VERSION, Result, decode_result, encode_job, encode_unsent
 from farebox.scripts import DROP, RETRY, Argument
 
@@ -22,7 +23,7 @@ async def drop(batch: Batch, identity: str, custom_id: str, flow: str) -> bool:
     result = Result(
         VERSION,
         custom_id,
-        batch.keys.parts_of_flow(flow)[2].partition("@")[0],
+        parts_of_lane(batch.keys.parts_of_flow(flow)[2])[0],
         "cancelled",
         error_code="cancelled",
         error_message="it was cancelled before it was sent",

@@ -12,7 +12,7 @@ import zlib
 import msgspec
 
 from farebox.errors import InputError
-from farebox.keys import check_lane, lane_of
+from farebox.keys import check_lane, lane_of, parts_of_lane
 from farebox.records import Job, JobEnvelope
 
 MOVED = "moved"  # the note of an envelope: a line per lane it failed in, with the attempts made there
@@ -41,7 +41,7 @@ def as_asked_in(job: Job, lane: str) -> Job:
     """The job as it is asked in one of its lanes."""
     if lane == lane_of(job.model_ref, job.tier):
         return job
-    model_ref, _, tier = lane.rpartition("@") if lane.endswith("@flex") else (lane, "", "standard")
+    model_ref, tier = parts_of_lane(lane)
     return msgspec.structs.replace(job, model_ref=model_ref, tier=tier)
 
 

@@ -55,6 +55,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from farebox.errors import InputError
 
@@ -67,6 +68,12 @@ _TAG = re.compile(r"[^\x00-\x1f\x7f,]{1,64}\Z")
 def lane_of(model_ref: str, tier: str = "standard") -> str:
     """Name the lane of a model and tier: the model_ref, and `@flex` unless standard."""
     return model_ref if tier == "standard" else f"{model_ref}@{tier}"
+
+
+def parts_of_lane(lane: str) -> tuple[str, Literal["standard", "flex"]]:
+    """The model_ref and the tier of a lane; a model's own name may hold an `@`."""
+    model_ref = lane.removesuffix("@flex")
+    return model_ref, "standard" if model_ref == lane else "flex"
 
 
 def check_batch_id(batch_id: str) -> str:

@@ -23,7 +23,7 @@ from farebox_worker.cli.options import plain
 from farebox_worker.doctor.server import check_redis
 from farebox_worker.heartbeats import lines_by_lane, read_heartbeats
 from farebox_worker.jobs import name_job, read_job
-from farebox_worker.lanes import find_lanes, model_of, read_lanes
+from farebox_worker.lanes import find_lanes, read_lanes
 from farebox_worker.latency import Latencies
 from farebox_worker.outage import Outage
 from farebox_worker.process.pulse import Pulse
@@ -240,7 +240,6 @@ async def test_a_ref_is_a_lane_a_model_or_a_provider(bus):
     assert await find("sim:one@standard") == ["sim:one"]
     assert await find("sim:one@flex") == ["sim:one@flex"]
     assert await find("sim:a@b") == ["sim:a@b"]
-    assert model_of("sim:a@b") == "sim:a@b"
     for ref in ("sim:on", "si", "", "sim:", ":one"):
         with pytest.raises(InputError, match="no lane, model or provider"):
             await find(ref)

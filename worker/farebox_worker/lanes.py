@@ -9,15 +9,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 from redis.asyncio.client import Pipeline
 
 from farebox.commands import Redis, server_now_ms
 from farebox.errors import InputError
-from farebox.keys import Keys
-from farebox.records import Tier
+from farebox.keys import Keys, parts_of_lane
 from farebox_worker.bus.pace import Pace, ask_pace, read_pace
 from farebox_worker.bus.pause import Pause, ask_pause, read_pause
 from farebox_worker.heartbeats import Heartbeat, read_heartbeats
@@ -101,21 +100,15 @@ async def find_lanes(redis: Redis, keys: Keys, ref: str) -> list[str]:
     known = sorted(name.decode(errors="replace") for name in await redis.smembers(keys.lanes))
     exact = ref.removesuffix("@standard")
     found = [exact] if exact != ref and exact in known else []
-    found = found or [lane for lane in known if ref in (lane, model_of(lane), lane.partition(":")[0])]
+    found = found or [lane for lane in known if ref in (lane, parts_of_lane(lane)[0], lane.partition(":")[0])]
     if found:
         return found
     if not known:
         raise InputError(f"no lane {ref!r}: there are none yet. A lane appears with its first job.")
-    words = sorted({*known, *(model_of(lane) for lane in known), *(lane.partition(":")[0] for lane in known)})
+    words = sorted({*known, *(parts_of_lane(lane)[0] for lane in known), *(lane.partition(":")[0] for lane in known)})
     near = difflib.get_close_matches(ref, words, n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else "`farebox lanes` lists those there are."
     raise InputError(f"no lane, model or provider {ref!r} has jobs here. {hint}")
-
-
-def model_of(lane: str) -> str:
-    """The model_ref of a lane: what stands before its tier."""
-    model_ref, at, tier = lane.rpartition("@")
-    return model_ref if at and tier in get_args(Tier) else lane
 
 
 async def in_slices(redis: Redis, items: Sequence[Any], ask: Callable[[Pipeline, Any], object]) -> list[Any]:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from farebox.errors import FareboxError
-from farebox.keys import check_lane
+from farebox.keys import check_lane, parts_of_lane
 from farebox_worker.events import event
 from farebox_worker.prices.catalogue import Catalogue, Entry
 from farebox_worker.prices.table import PriceTable
@@ -98,7 +98,7 @@ class Routes:
         if lane in self._routes:
             return self._routes[lane]
         check_lane(lane)
-        model_ref, _, tier = lane.rpartition("@") if lane.endswith("@flex") else (lane, "", "standard")
+        model_ref, tier = parts_of_lane(lane)
         entry = self._catalogue.resolve(model_ref, tier=tier)
         if entry.provider_id in self.stopped:
             raise FareboxError(self.stopped[entry.provider_id])

@@ -1,10 +1,15 @@
-"""Amounts as the commands tell them: money in the fields of `--json`, and how much a file asks."""
+"""Amounts as the commands tell them: money in the fields of `--json`, how much a file asks, and when."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
 from farebox.ledger import Limit, Scope
 from farebox.money import usd_from_nusd
-from farebox_worker.run.plan import Plan
+
+if TYPE_CHECKING:
+    from farebox_worker.run.plan import Plan
 
 
 def money_fields(scope: Scope | Limit) -> dict[str, int | float | None]:
@@ -29,3 +34,11 @@ def counted(plan: Plan) -> str:
     if plan.summary.total == lines:
         return f"{jobs:,} {'line' if jobs == 1 else 'lines'}"
     return f"{lines:,} {'line' if lines == 1 else 'lines'} × {models} models, {jobs:,} jobs"  # noqa: RUF001 - the sign is meant
+
+
+def moment(ms: int) -> str:
+    """A time in UTC, to the second."""
+    try:
+        return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):  # a producer's clock may say anything
+        return f"{ms} ms"

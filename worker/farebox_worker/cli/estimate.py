@@ -13,7 +13,7 @@ from farebox.errors import FareboxError, InputError
 from farebox.money import dollars_from_nusd, nusd_from_usd, usd_from_nusd
 from farebox.records import job_id
 from farebox_worker.cli.amounts import counted
-from farebox_worker.cli.lines import LineFlags, line_options
+from farebox_worker.cli.lines import LineFlags, line_options, tell_bad
 from farebox_worker.cli.options import (
     USD,
     common,
@@ -29,7 +29,6 @@ from farebox_worker.cli.place import at_the_earlier_place
 from farebox_worker.cli.summary import cost_fields, would_cost
 from farebox_worker.configuration import with_vendors
 from farebox_worker.files.destination import destination
-from farebox_worker.files.summary import bad_line_report, how_to_mend
 from farebox_worker.files.written import ForeignFileError, NameNow, Written, scan
 from farebox_worker.run import place as places
 from farebox_worker.run.ask import Ask
@@ -109,11 +108,7 @@ async def _estimate(settings: Settings, ask: Ask, out: Path | None, limit: int |
         written = await asyncio.to_thread(_written, out, planner.name_now)
         with Screen(plain_after_s=2.0) as screen, ended_by_ctrl_c():
             plan = planner.judge(limit_nusd=limit, on_lines=screen.reading, is_done=is_done, is_strict=False)
-    report = bad_line_report(planner.path, plan.summary)
-    if report and not skip_invalid:
-        raise InputError(f"{report}\n{how_to_mend(plan.summary)}".rstrip())
-    if report:
-        say(report)
+    tell_bad(planner.path, plan.summary, skips=skip_invalid)
     if not plan.summary.good:
         raise InputError(f"{planner.path} holds no jobs.")
     before = await _seen_before(at_the_earlier_place(settings, known), plan)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import click
 
 from farebox.money import dollars_from_nusd, usd_from_nusd
 from farebox.records import Result, ResultEnvelope
 from farebox_worker.attempts.history import Tried
+from farebox_worker.cli.amounts import moment
 from farebox_worker.cli.lanes import pause_json
 from farebox_worker.cli.options import common, json_option, plain, print_json, print_table, run_async
 from farebox_worker.jobs import JobView, name_job, read_job
@@ -57,7 +56,7 @@ async def _job(settings: Settings, words: tuple[str, ...], *, as_json: bool) -> 
 def _headline(view: JobView) -> str:
     left = span(max(0.0, (view.due_ms - view.now_ms) / 1000))
     if view.state in ("retry due", "not yet due"):
-        return f"{view.state} in {left} ({_moment(view.due_ms)})"
+        return f"{view.state} in {left} ({moment(view.due_ms)})"
     if view.state == "running" and view.hold_nusd is not None:
         return f"running, {dollars_from_nusd(view.hold_nusd)} held; its lease ends in {left} unless renewed"
     if view.state == "parked" and view.blocked:
@@ -71,7 +70,7 @@ def _lines(view: JobView) -> list[str]:
     if view.lane:
         lines.append(f"lane {view.lane}, flow {view.flow or 'unknown'}")
     if view.enqueued_ms:
-        lines.append(f"submitted {_moment(view.enqueued_ms)}")
+        lines.append(f"submitted {moment(view.enqueued_ms)}")
     if view.state != "gone":
         lines.append(_attempts(view))
     if view.pause:
@@ -79,7 +78,7 @@ def _lines(view: JobView) -> list[str]:
     if view.cancelled_batch and view.ended is None and view.state != "gone":
         lines.append("its batch is cancelled: it will not be sent")
     lines += [
-        f"unconfirmed {dollars_from_nusd(one.amount_nusd)}: attempt {one.token}, {_moment(one.since_ms)}, {one.why}"
+        f"unconfirmed {dollars_from_nusd(one.amount_nusd)}: attempt {one.token}, {moment(one.since_ms)}, {one.why}"
         for one in view.unconfirmed
     ]
     owed = f", {dollars_from_nusd(view.unconfirmed_nusd)} unconfirmed" if view.unconfirmed else ""
@@ -98,7 +97,7 @@ def _attempts(view: JobView) -> str:
 
 
 def _result_lines(result: Result, started_ms: int, ended_ms: int, owed: str) -> list[str]:
-    lines = [f"ended {_moment(ended_ms)}, the last attempt began {_moment(started_ms)}"]
+    lines = [f"ended {moment(ended_ms)}, the last attempt began {moment(started_ms)}"]
     if result.outcome == "succeeded":
         lines.append(f"finish {result.finish or 'empty'}, latency {result.latency_ms:,} ms")
     else:
@@ -116,7 +115,7 @@ def _result_lines(result: Result, started_ms: int, ended_ms: int, owed: str) -> 
 def _tried_row(one: Tried) -> tuple[str, ...]:
     money = "released" if one.money == "release" else f"{dollars_from_nusd(one.amount_nusd)} unconfirmed"
     return (
-        _moment(one.when_ms),
+        moment(one.when_ms),
         one.worker or "gone",
         one.lane,
         f"{one.failure_class} {one.status_code or ''}".rstrip(),
@@ -124,13 +123,6 @@ def _tried_row(one: Tried) -> tuple[str, ...]:
         money,
         one.message + (f" (request id {one.request_id})" if one.request_id else ""),
     )
-
-
-def _moment(ms: int) -> str:
-    try:
-        return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-    except (ValueError, OverflowError, OSError):  # a producer's clock may say anything
-        return f"{ms} ms"
 
 
 def _view_json(view: JobView) -> dict[str, object]:

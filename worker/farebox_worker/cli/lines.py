@@ -12,8 +12,9 @@ import msgspec
 from farebox.errors import InputError
 from farebox.keys import check_tag
 from farebox_worker.cli import suggest
-from farebox_worker.cli.options import with_options
+from farebox_worker.cli.options import say, with_options
 from farebox_worker.files.source import Format, take
+from farebox_worker.files.summary import Summary, bad_line_report, how_to_mend
 from farebox_worker.files.template import Template
 from farebox_worker.files.wording import Wording, read_schema, text_or_file
 from farebox_worker.run.ask import TIER_HELP, TIERS, Ask
@@ -126,3 +127,12 @@ def line_options(command: F) -> F:
         return command(*args, lines=lines, **kwargs)
 
     return cast("F", with_options(command, with_lines, _OPTIONS))
+
+
+def tell_bad(path: Path, summary: Summary, *, skips: bool, advice: str = "", unsent: str = "") -> None:
+    """Tell the bad lines of a file, if it has any. Raises: InputError unless they are to be skipped."""
+    report = bad_line_report(path, summary, advice=advice)
+    if report and not skips:
+        raise InputError(f"{report}\n{unsent} {how_to_mend(summary)}".strip())
+    if report:
+        say(report)

@@ -19,7 +19,7 @@ from farebox.money import dollars_from_nusd
 from farebox.records import job_id as name_job
 from farebox.reuse import Reuse, batch_of
 from farebox_worker.cli.amounts import counted
-from farebox_worker.cli.lines import line_options
+from farebox_worker.cli.lines import line_options, tell_bad
 from farebox_worker.cli.options import (
     USD,
     child_environment,
@@ -42,7 +42,6 @@ from farebox_worker.files.destination import destination, refuse_unkept
 from farebox_worker.files.fit import Fit
 from farebox_worker.files.output import OutputFile
 from farebox_worker.files.sidecar import Sidecar
-from farebox_worker.files.summary import bad_line_report, how_to_mend
 from farebox_worker.files.written import ForeignFileError
 from farebox_worker.process.process import Process
 from farebox_worker.run import place as places
@@ -297,11 +296,8 @@ def _judge(
     with ended_by_ctrl_c():
         plan = planner.judge(limit_nusd=limit_nusd, on_lines=screen.reading, is_done=is_done, content=content)
     source = planner.path
-    report = bad_line_report(source, plan.summary, advice=plan.misfits.advice() if plan.misfits else "")
-    if report and flags.lines.skip_invalid:
-        say(report)
-    elif report:
-        raise InputError(f"{report}\nNothing was sent. {how_to_mend(plan.summary)}".rstrip())
+    advice = plan.misfits.advice() if plan.misfits else ""
+    tell_bad(source, plan.summary, skips=flags.lines.skip_invalid, advice=advice, unsent="Nothing was sent.")
     if not plan.summary.good:
         raise InputError(f"{source} holds no jobs.")
     return plan
@@ -332,7 +328,7 @@ def _tell_plan(plan: Plan, source: Path, *, as_json: bool) -> int:
                 "largest_nusd": plan.largest_nusd,
                 "largest_usd": plan.largest_nusd / 1e9,
                 "unpriced": sorted(plan.unpriced),
-                "models": {ref: totals.jobs for ref, totals in plan.summary.models.items()},
+                "models": dict(plan.summary.models),
             }
         )
     say(f"{source}: {_how_many(plan)}, at most {dollars_from_nusd(plan.worst_nusd)}; nothing was sent.")

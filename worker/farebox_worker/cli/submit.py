@@ -15,10 +15,10 @@ from farebox.ledger import GLOBAL
 from farebox.money import nusd_from_usd
 from farebox.records import Tier
 from farebox.reuse import Reuse, batch_of
-from farebox_worker.cli.lines import LineFlags, line_options
+from farebox_worker.cli.lines import LineFlags, line_options, tell_bad
 from farebox_worker.cli.options import USD, common, json_option, log_to_stderr, print_json, reuse_option, run_async, say
 from farebox_worker.files.lines import Line
-from farebox_worker.files.summary import bad_line_report, how_to_mend, summarize
+from farebox_worker.files.summary import summarize
 from farebox_worker.run.ask import Ask
 from farebox_worker.run.screen import Screen
 from farebox_worker.session import Session, flags_from_here, open_session
@@ -89,10 +89,7 @@ def submit(  # noqa: PLR0913, PLR0917 - the flags of a command
 
     with Screen(plain_after_s=2.0) as screen:
         summary = summarize(screen.follow(read()))
-    if report := bad_line_report(source, summary):
-        if not lines.skip_invalid:
-            raise InputError(f"{report}\nNothing was submitted. {how_to_mend(summary)}".rstrip())
-        say(report)
+    tell_bad(source, summary, skips=lines.skip_invalid, unsent="Nothing was submitted.")
     name = batch or f"{source.stem[:40].translate(_SAFE)}-{secrets.token_hex(4)}"
     is_decided = no_budget or budget is not None
     paid = set() if is_decided else {ref for ref in summary.models if _is_paid(shop, ref)}

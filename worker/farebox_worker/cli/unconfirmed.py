@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -12,7 +11,7 @@ from farebox.errors import InputError
 from farebox.ledger import Unconfirmed
 from farebox.money import dollars_from_nusd, usd_from_nusd
 from farebox_worker.cli import suggest
-from farebox_worker.cli.amounts import money_fields
+from farebox_worker.cli.amounts import moment, money_fields
 from farebox_worker.cli.options import common, json_option, print_json, print_table, run_async, say, with_options
 from farebox_worker.limits import money_line
 from farebox_worker.session import Session, flags_from_here, open_session
@@ -48,7 +47,14 @@ async def _show(settings: Settings, *, as_json: bool) -> None:
         print_json({"unconfirmed": listed, "total": money_fields(total)})
         return
     rows = [
-        (entry.token, _when(entry), dollars_from_nusd(entry.amount_nusd), entry.why, batches[entry.token], entry.job_id)
+        (
+            entry.token,
+            moment(entry.since_ms),
+            dollars_from_nusd(entry.amount_nusd),
+            entry.why,
+            batches[entry.token],
+            entry.job_id,
+        )
         for entry in entries
     ]
     if not entries:
@@ -120,10 +126,6 @@ def _attempts(count: int) -> str:
 
 def _batch_of(session: Session, entry: Unconfirmed) -> str:
     return session.ledger.keys.parts_of_flow(entry.flow)[1]
-
-
-def _when(entry: Unconfirmed) -> str:
-    return datetime.fromtimestamp(entry.since_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def _entry_json(entry: Unconfirmed, batch: str) -> dict[str, object]:

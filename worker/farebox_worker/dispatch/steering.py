@@ -51,14 +51,12 @@ class Steering:
 
     async def heed(self, one: Attempt, verdict: Verdict | None, took_s: float) -> None:
         """Do what the end of a call means for others; `verdict` is None when it did not fail."""
-        if verdict is None:
-            self.unreachable.pop(one.route.lane, None)
-            return
-        if verdict.failure_class == "unreachable":
+        if verdict and verdict.failure_class == "unreachable":
             self.unreachable.setdefault(one.route.lane, time.monotonic())
         else:
             self.unreachable.pop(one.route.lane, None)
-        await self._heed(one, verdict, took_s)
+        if verdict:
+            await self._heed(one, verdict, took_s)
 
     async def stop_at_overrun(self, one: Attempt, cost_nusd: int) -> None:
         """Pause the lane of a call that cost more than was held for it, for good, until people look."""

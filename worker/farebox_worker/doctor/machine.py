@@ -11,8 +11,8 @@ from pathlib import Path
 
 from farebox.connection import shown
 from farebox.errors import ConfigError, FareboxError
+from farebox.keys import parts_of_lane
 from farebox_worker.doctor.check import Check, at_most
-from farebox_worker.lanes import model_of
 from farebox_worker.prices.table import PriceTable
 from farebox_worker.prices.vendors import table_size
 from farebox_worker.providers.base import Adapter
@@ -72,7 +72,7 @@ def check_prices(settings: Settings, busy: Iterable[str]) -> list[Check]:
     unknown = []
     for lane in known:
         try:
-            if table.lookup(model_of(lane), lane.removeprefix(model_of(lane))[1:] or "standard") is None:
+            if table.lookup(*parts_of_lane(lane)) is None:
                 unknown.append(_unpriced(lane, is_busy=lane in busy))
         except ConfigError as error:
             unknown.append(Check("prices", "fail", str(error)))

@@ -14,12 +14,11 @@ from farebox_worker.files.answers import output_line
 from farebox_worker.files.lines import Line, ResolvedModel, read_jobs
 from farebox_worker.files.output import DiskFullError, OutputError, OutputFile, default_output
 from farebox_worker.files.sidecar import Sidecar, sidecar_path
-from farebox_worker.files.summary import ModelTotals, Summary, bad_line_report, summarize, validate
+from farebox_worker.files.summary import Summary, bad_line_report, summarize
 
 __all__ = [
     "DiskFullError",
     "Line",
-    "ModelTotals",
     "OutputError",
     "OutputFile",
     "ResolvedModel",
@@ -31,5 +30,4 @@ __all__ = [
     "read_jobs",
     "sidecar_path",
     "summarize",
-    "validate",
 ]

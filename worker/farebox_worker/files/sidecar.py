@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import msgspec
 
@@ -21,8 +20,8 @@ VERSION = 1
 class Sidecar(msgspec.Struct, frozen=True, kw_only=True):
     """What `OUT.farebox` says, as a JSON object; unknown members of a later version are passed over.
 
-    `data_dir` is the embedded server's directory, `redis_url` a shared server without its password: one of the two
-    is null. Paths are absolute, `created` bears its zone. `schema` is the one that answers are judged by. `compared` is
+    `data_dir` is the embedded server's directory, null for a shared server, whose address may hold secrets. Paths are
+    absolute, `created` bears its zone. `schema` is the one that answers are judged by. `compared` is
     the input as it was when all that was submitted of it was known to be as its lines say; null where that cannot be
     said.
     """
@@ -34,7 +33,6 @@ class Sidecar(msgspec.Struct, frozen=True, kw_only=True):
     input: str
     created: datetime
     data_dir: str | None = None
-    redis_url: str | None = None
     schema: dict[str, object] | None = None
     compared: Compared | None = None
 
@@ -77,24 +75,12 @@ def read(path: str | Path) -> Sidecar | None:
 
 
 def write(path: str | Path, sidecar: Sidecar) -> None:
-    """Write a sidecar under its own path, atomically and durably; a password in `redis_url` is left out.
+    """Write a sidecar under its own path, atomically and durably.
 
     Raises: InputError when the directory cannot be written to.
     """
-    if sidecar.redis_url is not None:
-        sidecar = msgspec.structs.replace(sidecar, redis_url=without_password(sidecar.redis_url))
     content = msgspec.json.format(msgspec.json.encode(sidecar), indent=2) + b"\n"
     try:
         replace_file(Path(path), content)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}. Free space or rights are needed there.") from error
-
-
-def without_password(url: str) -> str:
-    """Take the password out of a Redis URL, be it before the host or in the query; the user name stays."""
-    parts = urlsplit(url)
-    userinfo, at, host = parts.netloc.rpartition("@")
-    user = userinfo.partition(":")[0]
-    options = [pair for pair in parse_qsl(parts.query, keep_blank_values=True) if pair[0] != "password"]
-    query = f"?{urlencode(options)}" if options else ""
-    return f"{parts.scheme}://{user}{at if user else ''}{host}{parts.path}{query}"

@@ -2,45 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Required, TypedDict, Unpack
 
-from farebox.records import Job, Tier
-from farebox_worker.files.lines import Line, Opener, Resolve, read_jobs
-from farebox_worker.files.source import Format
-from farebox_worker.files.wording import Wording
+from farebox_worker.files.lines import Line
 
 SHOWN = 20  # bad lines kept and shown
 ALIKE = 3  # so many neighbours of one message are shown as one
-
-
-class ReadOptions(TypedDict, total=False):
-    """The keywords of `read_jobs`."""
-
-    resolve: Required[Resolve]
-    models: Sequence[str]
-    provider: str | None
-    max_tokens: int | None
-    tier: Tier | Callable[[str], Tier]
-    tags: Sequence[str]
-    drop_params: Sequence[str]
-    fallbacks: Sequence[str]
-    spread: bool
-    check: Callable[[Job], object] | None
-    wording: Wording | None
-    format_: Format
-    opener: Opener | None
-
-
-@dataclass(slots=True)
-class ModelTotals:
-    """What one model is asked: the number of jobs, and the bytes of their bodies."""
-
-    jobs: int = 0
-    body_bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -56,7 +27,7 @@ class Summary:
     good: int = 0
     lines: int = 0
     first_bad: list[Line] = field(default_factory=list)
-    models: dict[str, ModelTotals] = field(default_factory=dict)
+    models: Counter[str] = field(default_factory=Counter)
     alike: int = 0
     alike_to: int = 0
     last_line: int = 0
@@ -78,21 +49,16 @@ class Summary:
                 self.alike, self.alike_to = self.alike + 1, line.number
             return
         self.good += 1
-        self._count(line.job.model_ref, len(line.job.body))
+        self.models[line.job.model_ref] += 1
 
-    def add_known(self, number: int, model_refs: Sequence[str], body_bytes: int) -> None:
+    def add_known(self, number: int, model_refs: Sequence[str]) -> None:
         """Count a good line that was not read, asked of these models."""
         self.total += len(model_refs)
         self.good += len(model_refs)
         self.lines += 1
         self.last_line = number
         for model_ref in model_refs:
-            self._count(model_ref, body_bytes)
-
-    def _count(self, model_ref: str, body_bytes: int) -> None:
-        totals = self.models.get(model_ref) or self.models.setdefault(model_ref, ModelTotals())
-        totals.jobs += 1
-        totals.body_bytes += body_bytes
+            self.models[model_ref] += 1
 
 
 def summarize(lines: Iterable[Line]) -> Summary:
@@ -101,14 +67,6 @@ def summarize(lines: Iterable[Line]) -> Summary:
     for line in lines:
         summary.add(line)
     return summary
-
-
-def validate(path: str | Path, **options: Unpack[ReadOptions]) -> Summary:
-    """Read a whole file as `read_jobs` would, and keep nothing but counts and the first bad lines.
-
-    Raises: InputError when the file cannot be opened or read.
-    """
-    return summarize(read_jobs(path, **options))
 
 
 def how_to_mend(summary: Summary) -> str:

@@ -11,13 +11,13 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from farebox.errors import ModelNotFoundError
 from farebox.records import Tier
 from farebox_worker.prices.overlay import overlay
 from farebox_worker.prices.rates import FREE
-from farebox_worker.providers.base import Facts, ModelInfo
+from farebox_worker.providers.base import Facts, ModelInfo, ModelProvider
 from farebox_worker.settings import KEY_VARIABLES, ModelSettings
 
 if TYPE_CHECKING:
@@ -56,19 +56,6 @@ _MAX_OUTPUT = [
 ]
 
 
-class Lister(Protocol):
-    """What discovery needs of a provider."""
-
-    @property
-    def provider_id(self) -> str:
-        """The provider's name."""
-        ...
-
-    async def list_models(self) -> list[ModelInfo]:
-        """Ask the provider for its models."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A model as the rest of the worker sees it, in one tier.
@@ -99,7 +86,7 @@ class Catalogue:
         self._entries: dict[tuple[str, str | None, str], Entry] = {}
         self._revision = prices.revision
 
-    async def discover(self, providers: Iterable[Lister], *, timeout_s: float = 10.0) -> dict[str, str]:
+    async def discover(self, providers: Iterable[ModelProvider], *, timeout_s: float = 10.0) -> dict[str, str]:
         """Ask all providers at once for their models; return why, by provider id, where it failed.
 
         What a provider said earlier stays when it fails now.

@@ -1,7 +1,7 @@
 """Makes an adapter from its settings, loading a vendor's SDK only when one of its adapters is asked for.
 
 Kinds are `openai`, `anthropic`, `echo`, or the name of an entry point in the group `farebox.providers`: a callable
-that takes (provider_id, settings) and returns a Adapter. Keys are read from the environment, here and nowhere
+that takes (provider_id, settings) and returns an Adapter. Keys are read from the environment, here and nowhere
 else.
 """
 

@@ -56,7 +56,6 @@ async def find(session: Session, known: Sidecar | None, source: Path, out: Outpu
         input=str(source.resolve()),  # noqa: ASYNC240 - nothing else runs yet
         created=datetime.now(UTC),
         data_dir=str(session.settings.redis.data_dir) if session.server else None,
-        redis_url=session.settings.redis.url,
     )
 
 

@@ -227,7 +227,7 @@ class Planner:
                 if ref not in met or not is_done(custom_id if len(refs) == 1 else f"{custom_id}@{ref}"):
                     return False
             self._passed.add(number)
-            plan.summary.add_known(number, refs, size)
+            plan.summary.add_known(number, refs)
             plan.done_unread += len(refs)
             for ref in refs:
                 load = plan.done.get((ref, "standard"))
