@@ -1,6 +1,6 @@
 """What people may set: `farebox.toml`, `FAREBOX_<SECTION>_<KEY>` variables and flags, in rising order.
 
-It owns names, types, ranges and defaults (DESIGN.md section 8), and every error says where the mistake stands and
+It owns names, types, ranges and defaults, and every error says where the mistake stands and
 what was expected. It never holds or repeats a key: providers name the variable that holds theirs.
 """
 

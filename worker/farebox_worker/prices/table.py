@@ -82,7 +82,7 @@ def fee_problem(model_ref: str, name: str) -> str:
 
 
 def _listed(rates: dict[str, int], long_percent: int) -> Rates:
-    """Read one step of a list. What has no rate of its own costs what its parent costs (facts/sdks.md section 3.3).
+    """Read one step of a list. What has no rate of its own costs what its parent costs, as in genai-prices.
 
     Pictures and film cost what they cost whether or not a usage tells their share, so where their rate is the dearer
     one it stands for text too; only audio is told apart.

@@ -51,9 +51,9 @@ from farebox_worker.providers.translate_chat import chat_to_messages, message_to
 
 VENDOR_URL = "https://api.anthropic.com"
 MOST_PAGES = 10  # of a thousand models each: a list without end is none
-# The API version of 2026-10-21 refuses temperature, top_p and top_k; this one takes them (facts/sdks.md 1.7).
+# The API version of 2026-10-21 refuses temperature, top_p and top_k; this one takes them (anthropic 2.0.0's changelog).
 SAMPLING_VERSION = {"anthropic-version": "2023-06-01"}
-# A spend limit of one's own comes as a plain 400: only the message tells (facts/sdks.md 6.2).
+# A spend limit of one's own comes as a plain 400: only the message tells.
 _ACCOUNT_WORDS = re.compile(r"credit balance|spend(ing)? limit|usage limits?", re.IGNORECASE)
 
 

@@ -64,7 +64,8 @@ ACCOUNT_CODES = frozenset(
         "organization_on_hold",
     }
 )
-# Codes of failures within a 200 that another try may mend; the others are about the request (facts/sdks.md 6.3).
+# Codes of failures within a 200 that another try may mend; the others are about the request (openai's
+# `ResponseError.code`).
 _STATUS_OF = {"server_error": 500, "vector_store_timeout": 500, "rate_limit_exceeded": 429}
 _RATE_HEADERS = (b"x-ratelimit-", b"anthropic-ratelimit-", b"anthropic-priority-", b"anthropic-fast-")
 _KEPT_HEADERS = frozenset({b"x-request-id", b"request-id", b"retry-after", b"retry-after-ms"})

@@ -15,7 +15,7 @@ from farebox_worker.files.tally import Tally
 from farebox_worker.prices.rates import Price
 from farebox_worker.providers.base import TokenUsage
 
-BYTES_PER_TOKEN = 4  # English, facts/sdks.md section 4.1
+BYTES_PER_TOKEN = 4  # of English, in the tokenizers of OpenAI and Anthropic
 LOW_SHARE, EXPECTED_SHARE = 10, 2  # of the cap: one part in so many
 
 

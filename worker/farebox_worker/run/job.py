@@ -64,7 +64,7 @@ class Ending:
 
     @property
     def exit_code(self) -> int:
-        """130, 1, 4, 3, 0 in that precedence (DESIGN section 7)."""
+        """130, 1, 4, 3, 0 in that precedence."""
         if self.is_interrupted:
             return 130
         if self.reason:

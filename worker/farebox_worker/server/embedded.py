@@ -4,7 +4,6 @@ Whoever enters first starts it, whoever leaves last stops it, and a kill -9 of a
 Three locks carry this, all freed by the kernel when their holder dies: `start.lock` (exclusive while somebody enters
 or leaves), `users.lock` (shared while somebody uses the server), `server.lock` (held by the server itself).
 Each process enters for itself: a forked child must not use its parent's EmbeddedServer.
-Source of the rules: facts/embedded.md section 4.
 """
 
 from __future__ import annotations
