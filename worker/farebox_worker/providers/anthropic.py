@@ -1,17 +1,15 @@
 """The adapter for Anthropic's messages API, and for servers that speak it.
 
-Four duties, in this order: the request, the answer, its usage, the errors. The SDK gives credentials, connections and
-error classes; bodies go through as bytes, chat-completions bodies are translated, and back. It never retries.
+Three duties, in this order: the request, the answer, its usage; `remote` does the rest. Bodies go through as bytes,
+chat-completions bodies are translated, and back.
 """
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Sequence
-from typing import Any, cast
-from urllib.parse import urlsplit
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, ClassVar, cast
 
 import anthropic
 import httpx2
@@ -21,11 +19,10 @@ from anthropic.types import RawMessageStreamEvent
 from msgspec import Raw
 
 from farebox.apis import URLS
-from farebox.errors import InputError, ProviderError
-from farebox.records import Finish, Job
+from farebox.errors import InputError
+from farebox.records import Api, Finish, Job
 from farebox_worker.providers import anthropic_request as requests
 from farebox_worker.providers import body as bodies
-from farebox_worker.providers import fate
 from farebox_worker.providers.base import (
     NO_HEADERS,
     Facts,
@@ -33,28 +30,24 @@ from farebox_worker.providers.base import (
     ModelInfo,
     Prepared,
     PromptMessage,
-    Reply,
     Said,
     StreamChunk,
     TokenUsage,
 )
-from farebox_worker.providers.connection import FOREVER, Answer, HttpClient, Templates
+from farebox_worker.providers.connection import FOREVER, Templates, http_client
 from farebox_worker.providers.conversation import (
-    DISCOVERY_TIMEOUT_S,
     SPEAKING,
     TIMEOUT_S,
-    Conversational,
     chat_job,
     facts_of,
 )
+from farebox_worker.providers.remote import Remote
 from farebox_worker.providers.translate_chat import chat_to_messages, message_to_chat
 
 VENDOR_URL = "https://api.anthropic.com"
 MOST_PAGES = 10  # of a thousand models each: a list without end is none
 # The API version of 2026-10-21 refuses temperature, top_p and top_k; this one takes them (anthropic 2.0.0's changelog).
 SAMPLING_VERSION = {"anthropic-version": "2023-06-01"}
-# A spend limit of one's own comes as a plain 400: only the message tells.
-_ACCOUNT_WORDS = re.compile(r"credit balance|spend(ing)? limit|usage limits?", re.IGNORECASE)
 
 
 class _Block(msgspec.Struct):
@@ -117,22 +110,28 @@ _FINISH: dict[str | None, Finish] = {
 }
 
 
+_PATH = "/v1/messages"
+
+
 class AsyncAnthropic(Templates, anthropic.AsyncAnthropic):
     """The SDK's client, sending plain calls by a template. Its name is what the User-Agent says."""
 
     options_type = FinalRequestOptions
 
 
-class AnthropicProvider(Conversational):
+class AnthropicProvider(Remote):
     """One messages endpoint with one key; `base_url` None is the vendor itself."""
 
+    paths: ClassVar[Mapping[Api, str]] = {"messages": _PATH, "chat": _PATH}
+    request_id_header = "request-id"
+    status_error = anthropic.APIStatusError
+    # A spend limit of one's own comes as a plain 400: only the message tells.
+    account_words = re.compile(r"credit balance|spend(ing)? limit|usage limits?", re.IGNORECASE)
+    _client: AsyncAnthropic
+
     def __init__(self, provider_id: str, *, api_key: str, base_url: str | None = None, is_free: bool = False) -> None:
-        host = urlsplit(base_url or VENDOR_URL).hostname or ""
-        super().__init__(provider_id, is_local=is_free or host in {"localhost", "::1"} or host.startswith("127."))
-        self._is_vendor = host == "api.anthropic.com"
-        self._scrub = fate.Scrubber(api_key)
-        # A connection must be given up before the server does: uvicorn, under most servers of one's own, waits 5 s.
-        limits = httpx2.Limits(max_connections=10_000, keepalive_expiry=60.0 if self._is_vendor else 4.0)
+        super().__init__(provider_id, api_key=api_key, base_url=base_url or VENDOR_URL, is_free=is_free)
+        self._is_vendor = self._host == "api.anthropic.com"
         self._client = AsyncAnthropic(
             api_key=api_key,
             base_url=base_url or VENDOR_URL,
@@ -141,7 +140,7 @@ class AnthropicProvider(Conversational):
             open_telemetry=False,
             # The SDK sends the key as a bearer token; other servers may know the older header only.
             default_headers=None if self._is_vendor else {"x-api-key": api_key},
-            http_client=HttpClient(limits=limits, follow_redirects=False),
+            http_client=http_client(is_vendor=self._is_vendor),
         )
 
     # The request
@@ -180,35 +179,7 @@ class AnthropicProvider(Conversational):
 
     # The answer
 
-    async def post(self, prepared: Prepared, *, timeout_s: float) -> Reply:
-        """Send one attempt, at most `timeout_s` seconds long. Raises: ProviderError with what is known of its fate."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                response = await self._client.call("/v1/messages", prepared)
-        except Exception as error:  # noqa: BLE001 - whatever broke, the call may have been billed
-            raise self._failure(error, timeout_s) from None
-        if not response.is_success:
-            raise self._rejected(response)
-        return self._reply(response, prepared)
-
-    def _reply(self, response: Answer, prepared: Prepared) -> Reply:
-        said, content = bodies.understood(response.content, lambda answer: self._said(answer, prepared))
-        if said is None:
-            raise fate.not_an_answer(self.provider_id, response, scrub=self._scrub)
-        headers = fate.kept_headers(response.raw_headers)
-        return Reply(
-            status_code=response.status_code,
-            request_id=self._scrub.identifier(headers.get("request-id", "")),
-            body=said.body,
-            original=content,
-            usage=said.usage,
-            finish=said.finish,
-            served_tier=said.served_tier,
-            headers=headers,
-        )
-
     def _said(self, content: bytes, prepared: Prepared) -> Said | None:
-        """Read an answer, or what was billed for none; None when it is neither."""
         as_asked = content
         finish: Finish = ""
         try:
@@ -241,7 +212,7 @@ class AnthropicProvider(Conversational):
         usage: dict[str, Any] = {}
         try:
             events = await self._client.post(
-                "/v1/messages",
+                _PATH,
                 content=msgspec.json.encode(bodies.fields_of(prepared.body) | {"stream": Raw(b"true")}),
                 cast_to=cast("type[Any]", RawMessageStreamEvent),  # a union: the SDK's own create() casts it too
                 options={"headers": prepared.headers, "timeout": httpx2.Timeout(TIMEOUT_S, connect=10.0)},
@@ -265,27 +236,13 @@ class AnthropicProvider(Conversational):
         models: list[_Listed] = []
         path = "/v1/models?limit=1000"
         for _ in range(MOST_PAGES):
-            listing = await self._list_page(path)
+            listing = await self._list(path, _listing)
             models += listing.data
             if not (listing.has_more and listing.last_id):
                 break
             path = f"/v1/models?limit=1000&after_id={listing.last_id}"
         self._models = {model.id: self._described(model) for model in models}
         return list(self._models.values())
-
-    async def _list_page(self, path: str) -> _Listing:
-        try:
-            async with asyncio.timeout(DISCOVERY_TIMEOUT_S):
-                response = await self._client.get(path, cast_to=httpx2.Response)
-            return _listing.decode(response.content)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            raise fate.not_an_answer(self.provider_id, response, scrub=self._scrub) from None
-        except Exception as error:  # noqa: BLE001 - discovery may fail in any way a call may
-            raise self._failure(error, DISCOVERY_TIMEOUT_S) from None
-
-    async def aclose(self) -> None:
-        """Close its connections."""
-        await self._client.close()
 
     def _described(self, model: _Listed) -> ModelInfo:
         return ModelInfo(
@@ -330,14 +287,3 @@ class AnthropicProvider(Conversational):
             fees=tuple((fee.name, counted.get(fee.name, fee.most or 0)) for fee in prepared.fees),
             is_regional=usage.inference_geo == "us",
         ), usage.service_tier or ""
-
-    # The errors
-
-    def _failure(self, error: Exception, timeout_s: float) -> ProviderError:
-        """Map what the SDK or its transport raised."""
-        if isinstance(error, anthropic.APIStatusError):
-            return self._rejected(error.response)
-        return fate.lost(self.provider_id, error, timeout_s=timeout_s, scrub=self._scrub)
-
-    def _rejected(self, response: Answer | httpx2.Response) -> ProviderError:
-        return fate.rejected(self.provider_id, response, scrub=self._scrub, account_words=_ACCOUNT_WORDS)

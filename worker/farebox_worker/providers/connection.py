@@ -152,6 +152,13 @@ class HttpClient(openai.DefaultAioHttpClient):
             return Answer(response.status, response.raw_headers, await _whole(response.content))
 
 
+def http_client(*, is_vendor: bool) -> HttpClient:
+    """Make a client without bounds of its own; whoever is not a vendor closes idle connections soon."""
+    # A connection must be given up before the server does: uvicorn, under most servers of one's own, waits 5 s.
+    limits = httpx2.Limits(max_connections=10_000, keepalive_expiry=60.0 if is_vendor else 4.0)
+    return HttpClient(limits=limits, follow_redirects=False)
+
+
 async def _whole(content: aiohttp.StreamReader) -> bytes:
     """Read all that comes, decompressed. Raises: TooLargeError."""
     blocks, size = [], 0

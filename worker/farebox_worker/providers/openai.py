@@ -1,16 +1,14 @@
 """The adapter for OpenAI, and for every server that speaks like it (vLLM, Ollama, Groq, DeepSeek, ...).
 
-Requests and answers are made and read by one module per API: `openai_chat`, `openai_responses`, `openai_embeddings`.
-The SDK gives credentials, connections and error classes; bodies go through as bytes. It never retries.
+Requests and answers are made and read by one module per API: `openai_chat`, `openai_responses`, `openai_embeddings`;
+`remote` does the rest. Bodies go through as bytes.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from typing import ClassVar, Protocol
-from urllib.parse import urlsplit
 
 import httpx2
 import msgspec
@@ -19,30 +17,27 @@ from msgspec import Raw
 from openai._models import FinalRequestOptions
 from openai.types.chat import ChatCompletionChunk
 
-from farebox.errors import ProviderError
 from farebox.records import Api, Job
 from farebox_worker.providers import body as bodies
-from farebox_worker.providers import fate, openai_chat, openai_embeddings, openai_responses, openai_usage
+from farebox_worker.providers import openai_chat, openai_embeddings, openai_responses, openai_usage
 from farebox_worker.providers.base import (
     Facts,
     ModelInfo,
     Prepared,
     PromptMessage,
-    Reply,
     Said,
     StreamChunk,
     TokenUsage,
 )
-from farebox_worker.providers.connection import FOREVER, Answer, HttpClient, Templates
+from farebox_worker.providers.connection import FOREVER, Templates, http_client
 from farebox_worker.providers.conversation import (
-    DISCOVERY_TIMEOUT_S,
     SPEAKING,
     TIMEOUT_S,
-    Conversational,
     chat_job,
     facts_of,
 )
 from farebox_worker.providers.openai_request import Endpoint
+from farebox_worker.providers.remote import Remote
 
 VENDOR_URL = "https://api.openai.com/v1"
 
@@ -72,24 +67,14 @@ class _Wire(Protocol):
         """Read an answer; None when it is none. Raises: msgspec.DecodeError."""
 
 
+_CHAT = "/chat/completions"
 # A messages job is sent as a chat completion.
-_WIRES: dict[Api, tuple[str, _Wire]] = {
-    "chat": ("/chat/completions", openai_chat),
-    "messages": ("/chat/completions", openai_chat),
-    "responses": ("/responses", openai_responses),
-    "embeddings": ("/embeddings", openai_embeddings),
+_WIRES: dict[Api, _Wire] = {
+    "chat": openai_chat,
+    "messages": openai_chat,
+    "responses": openai_responses,
+    "embeddings": openai_embeddings,
 }
-
-
-def _said(content: bytes, prepared: Prepared) -> Said | None:
-    """Read an answer, or what was billed for none; None when it is neither."""
-    with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        bodies.check_text(content)
-        try:
-            return _WIRES[prepared.api][1].read(content, prepared)
-        except msgspec.ValidationError:  # JSON of another shape
-            return openai_usage.billed(content, prepared)
-    return None
 
 
 class AsyncOpenAI(Templates, openai.AsyncOpenAI):
@@ -99,8 +84,18 @@ class AsyncOpenAI(Templates, openai.AsyncOpenAI):
     options: ClassVar[Mapping[str, object]] = {"security": {"bearer_auth": True}}  # as the SDK's own create() says
 
 
-class OpenAIProvider(Conversational):
+class OpenAIProvider(Remote):
     """One OpenAI-compatible endpoint with one key; `base_url` None is the vendor itself."""
+
+    paths: ClassVar[Mapping[Api, str]] = {
+        "chat": _CHAT,
+        "messages": _CHAT,
+        "responses": "/responses",
+        "embeddings": "/embeddings",
+    }
+    request_id_header = "x-request-id"
+    status_error = openai.APIStatusError
+    _client: AsyncOpenAI
 
     def __init__(
         self,
@@ -112,61 +107,36 @@ class OpenAIProvider(Conversational):
         is_free: bool = False,
         has_flex: bool | None = None,
     ) -> None:
-        host = urlsplit(base_url or VENDOR_URL).hostname or ""
-        super().__init__(provider_id, is_local=is_free or host in {"localhost", "::1"} or host.startswith("127."))
-        is_vendor = host == "api.openai.com" or host.endswith(".api.openai.com")
+        super().__init__(provider_id, api_key=api_key, base_url=base_url or VENDOR_URL, is_free=is_free)
+        is_vendor = self._host == "api.openai.com" or self._host.endswith(".api.openai.com")
         cap_field = cap_field or openai_chat.CAP_FIELDS[0 if is_vendor else 1]
         if cap_field not in openai_chat.CAP_FIELDS:
             raise ValueError(f"cap_field is one of {', '.join(openai_chat.CAP_FIELDS)}, not {cap_field!r}")
         self._endpoint = Endpoint(provider_id, is_vendor, is_vendor if has_flex is None else has_flex, cap_field)
-        self._scrub = fate.Scrubber(api_key)
-        # A connection must be given up before the server does: uvicorn, under most servers of one's own, waits 5 s.
-        limits = httpx2.Limits(max_connections=10_000, keepalive_expiry=60.0 if is_vendor else 4.0)
         self._client = AsyncOpenAI(
             api_key=api_key,
             base_url=base_url or VENDOR_URL,
             max_retries=0,
             timeout=FOREVER,
-            http_client=HttpClient(limits=limits, follow_redirects=False),
+            http_client=http_client(is_vendor=is_vendor),
         )
 
     # The request
 
     def prepare(self, job: Job, facts: Facts) -> Prepared:
         """Make the request for a job, without any IO. Raises: UntranslatableError, InputError."""
-        return _WIRES[job.api][1].prepare(job, facts, self._endpoint)
+        return _WIRES[job.api].prepare(job, facts, self._endpoint)
 
     # The answer
 
-    async def post(self, prepared: Prepared, *, timeout_s: float) -> Reply:
-        """Send one attempt, at most `timeout_s` seconds long. Raises: ProviderError with what is known of its fate."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                response = await self._client.call(_WIRES[prepared.api][0], prepared)
-        except Exception as error:  # noqa: BLE001 - whatever broke, the call may have been billed
-            raise self._failure(error, timeout_s) from None
-        if not response.is_success:
-            raise fate.rejected(self.provider_id, response, scrub=self._scrub)
-        return self._reply(response, prepared)
-
-    def _reply(self, response: Answer, prepared: Prepared) -> Reply:
-        said, content = bodies.understood(response.content, lambda answer: _said(answer, prepared))
-        if said is None:
-            raise fate.not_an_answer(self.provider_id, response, scrub=self._scrub)
-        if said.failure:
-            billed = said.usage is not None
-            raise fate.failed_within(self.provider_id, response, said.failure, billed=billed, scrub=self._scrub)
-        headers = fate.kept_headers(response.raw_headers)
-        return Reply(
-            status_code=response.status_code,
-            request_id=self._scrub.identifier(headers.get("x-request-id", "")),
-            body=said.body,
-            original=content,
-            usage=said.usage,
-            finish=said.finish,
-            served_tier=said.served_tier,
-            headers=headers,
-        )
+    def _said(self, content: bytes, prepared: Prepared) -> Said | None:
+        with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            bodies.check_text(content)
+            try:
+                return _WIRES[prepared.api].read(content, prepared)
+            except msgspec.ValidationError:  # JSON of another shape
+                return openai_usage.billed(content, prepared)
+        return None
 
     async def stream(
         self,
@@ -186,7 +156,7 @@ class OpenAIProvider(Conversational):
         usage: TokenUsage | None = None
         try:
             pieces = await self._client.post(
-                "/chat/completions",
+                _CHAT,
                 content=msgspec.json.encode(fields),
                 cast_to=ChatCompletionChunk,
                 options={"timeout": httpx2.Timeout(TIMEOUT_S, connect=10.0)},
@@ -205,31 +175,12 @@ class OpenAIProvider(Conversational):
 
     async def list_models(self) -> list[ModelInfo]:
         """Ask for the models; limits that are not told are 0, prices always are. Raises: ProviderError."""
-        try:
-            async with asyncio.timeout(DISCOVERY_TIMEOUT_S):
-                response = await self._client.get("/models", cast_to=httpx2.Response)
-            listing = _listing.decode(response.content)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            raise fate.not_an_answer(self.provider_id, response, scrub=self._scrub) from None
-        except Exception as error:  # noqa: BLE001 - discovery may fail in any way a call may
-            raise self._failure(error, DISCOVERY_TIMEOUT_S) from None
+        listing = await self._list("/models", _listing)
         listed = listing.data if isinstance(listing, _Listing) else listing  # Together sends a bare list
         self._models = {model.id: self._described(model) for model in listed}
         return list(self._models.values())
-
-    async def aclose(self) -> None:
-        """Close its connections."""
-        await self._client.close()
 
     def _described(self, model: _Listed) -> ModelInfo:
         window = model.context_window or model.context_length or model.max_model_len or 0
         most = model.max_completion_tokens or 0
         return ModelInfo(self.provider_id, model.id, model.id, SPEAKING, window, most, 0.0, 0.0, self._is_local)
-
-    # The errors
-
-    def _failure(self, error: Exception, timeout_s: float) -> ProviderError:
-        """Map what the SDK or its transport raised."""
-        if isinstance(error, openai.APIStatusError):
-            return fate.rejected(self.provider_id, error.response, scrub=self._scrub)
-        return fate.lost(self.provider_id, error, timeout_s=timeout_s, scrub=self._scrub)
