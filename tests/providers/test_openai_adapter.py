@@ -7,7 +7,14 @@ import pytest
 from tests.providers.adapter_contract import FACTS, KEY, HttpAdapterContract, chat, job, script
 from tests.providers.openai_adapters import adapter, unreachable, vendor
 
-from farebox.errors import InputError, ProviderAccountError, ProviderError, ProviderRequestError
+from farebox.errors import (
+    InputError,
+    ProviderAccountError,
+    ProviderError,
+    ProviderOverloadedError,
+    ProviderRateLimitError,
+    ProviderRequestError,
+)
 from farebox_worker.attempts.failures import judge
 from farebox_worker.providers import fate
 from farebox_worker.providers.base import Facts, PromptMessage
@@ -239,6 +246,41 @@ async def test_neither_a_choice_nor_a_usage_is_no_answer(reply_to, choices, usag
     with pytest.raises(ProviderError, match="something else than was asked for") as caught:
         await reply_to(completion(choices=choices) | {"usage": usage})
     assert judge(caught.value, attempts=1, doubts=0, max_attempts=5).money == "unconfirmed"
+
+
+@pytest.mark.parametrize(
+    ("code", "expected", "action", "money"),
+    [
+        (503, ProviderOverloadedError, "retry", "release"),
+        (502, ProviderOverloadedError, "retry", "unconfirmed"),  # what a proxy says of a server that may have begun
+        (400, ProviderRequestError, "fail", "release"),
+        ("content_filter", ProviderRequestError, "fail", "release"),
+    ],
+)
+@pytest.mark.parametrize("usage", [None, {"prompt_tokens": 10, "completion_tokens": 3}])
+@pytest.mark.parametrize("is_choice", [True, False])
+async def test_a_failure_within_a_200_is_a_failure_and_with_a_usage_it_may_be_billed(
+    reply_to, code, expected, action, money, usage, is_choice
+):
+    failed = {"error": {"code": code, "message": f"the model went away, said {KEY}"}}
+    choice = {"index": 0, "message": {"role": "assistant", "content": ""}, "finish_reason": "error"}
+    with pytest.raises(expected) as caught:
+        await reply_to({"choices": [choice | failed], "usage": usage} if is_choice else failed | {"usage": usage})
+    assert KEY not in str(caught.value) + caught.value.body.decode()
+    verdict = judge(caught.value, attempts=1, doubts=0, max_attempts=5)
+    assert (verdict.action, verdict.money) == (action, "unconfirmed" if usage else money)
+
+
+async def test_a_rate_limit_within_a_200_is_one(reply_to):
+    with pytest.raises(ProviderRateLimitError) as caught:
+        await reply_to({"error": {"code": 429, "message": "slow down"}})
+    assert judge(caught.value, attempts=1, doubts=0, max_attempts=5).money == "release"
+
+
+async def test_what_other_choices_answer_is_an_answer(reply_to):
+    both = completion()
+    both["choices"].append({"index": 1, "error": {"code": 502, "message": "gone"}, "finish_reason": "error"})
+    assert (await reply_to(both)).finish == "answered"
 
 
 async def test_whole_floats_are_counts(reply_to):

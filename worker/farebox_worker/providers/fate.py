@@ -64,8 +64,8 @@ ACCOUNT_CODES = frozenset(
         "organization_on_hold",
     }
 )
-# Codes of failures within a 200 that another try may mend; the others are about the request (openai's
-# `ResponseError.code`).
+# Codes of failures within a 200 that another try may mend (openai's `ResponseError.code`). OpenRouter's are statuses
+# (openrouter.ai/docs/errors); all others are about the request.
 _STATUS_OF = {"server_error": 500, "vector_store_timeout": 500, "rate_limit_exceeded": 429}
 _RATE_HEADERS = (b"x-ratelimit-", b"anthropic-ratelimit-", b"anthropic-priority-", b"anthropic-fast-")
 _KEPT_HEADERS = frozenset({b"x-request-id", b"request-id", b"retry-after", b"retry-after-ms"})
@@ -201,7 +201,7 @@ def failed_within(
     It was `billed` when a usage came with it: then the words are not taken as proof of the contrary.
     """
     code, message = scrub.words(failure[0], MAX_CODE), scrub.words(failure[1], MAX_MESSAGE)
-    status = _STATUS_OF.get(code, 400)
+    status = int(code) if re.fullmatch("[45][0-9][0-9]", code) else _STATUS_OF.get(code, 400)
     make = ProviderRateLimitError if status == 429 else _class_of(status)
     return make(
         provider_id,

@@ -27,13 +27,22 @@ class _Answered(msgspec.Struct):
     tool_calls: list[Raw] | None = None
 
 
+class _Error(msgspec.Struct):
+    """Why a call that was let in failed: OpenRouter tells it within a 200, its code as HTTP's status would be."""
+
+    code: str | int | None = None
+    message: str | None = None
+
+
 class _Choice(msgspec.Struct):
     message: _Answered | None = None
     finish_reason: str | None = None
+    error: _Error | None = None
 
 
 class _Completion(msgspec.Struct):
-    choices: list[_Choice] = []
+    choices: list[_Choice] | None = None
+    error: _Error | None = None
     usage: Raw = Raw()
     service_tier: str | None = None
 
@@ -68,11 +77,21 @@ def prepare(job: Job, facts: Facts, endpoint: Endpoint) -> Prepared:
 def read(original: bytes, prepared: Prepared) -> Said | None:
     """Read an answer; None when it is none. Raises: msgspec.DecodeError."""
     answer = _completion.decode(original)
+    usage = openai_usage.read(answer.usage, prepared)
+    if error := _error_of(answer):
+        failure = (str(error.code or "server_error"), error.message or "the completion failed")
+        return Said(original, usage, "", answer.service_tier or "", failure)
     if not answer.choices:
         return openai_usage.billed(original, prepared)
     as_asked = chat_to_message(original) if prepared.api == "messages" else original
-    usage = openai_usage.read(answer.usage, prepared)
     return Said(as_asked, usage, _finish_of(answer.choices), answer.service_tier or "")
+
+
+def _error_of(answer: _Completion) -> _Error | None:
+    """Find what failed, where nothing was answered; beside no choice only a code tells it from any foreign text."""
+    if not answer.choices:
+        return answer.error if answer.error and answer.error.code else None
+    return answer.choices[0].error if all(choice.error for choice in answer.choices) else None
 
 
 def _finish_of(choices: list[_Choice]) -> Finish:
