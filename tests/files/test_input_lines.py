@@ -391,6 +391,12 @@ def test_the_report_names_file_line_and_reason_and_counts_the_rest():
     assert bad_line_report("in.jsonl", summarize(read(batch()))) == ""
 
 
+def test_a_line_that_several_models_are_asked_is_one_line_of_the_report():
+    summary = summarize(read('{"prompt":"x"}\n{"prompt":"y"}\nno\n', models=["echo:echo", "nobody:no", "no:body"]))
+    assert (summary.lines, summary.bad_lines, summary.good) == (3, 3, 2)
+    assert bad_line_report("in.jsonl", summary).startswith("in.jsonl: 3 of 3 lines are bad\nin.jsonl:1: ")
+
+
 def test_many_lines_with_one_fault_are_one_line_of_the_report():
     report = bad_line_report("in.jsonl", summarize(read("no\n" * 300))).splitlines()
     assert report[1].endswith("(and 299 more like it, to line 300)")

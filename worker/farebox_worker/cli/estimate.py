@@ -160,7 +160,7 @@ def _json(found: _Found, limit: int | None) -> dict[str, object]:
     return {
         "lines": plan.summary.good,
         "answered": plan.lines_done,
-        "bad_lines": plan.summary.bad,
+        "bad_lines": plan.summary.bad_lines,
         "capped_by_default": plan.capped_by_default,
         "total": cost_fields(found.total),
         "left": cost_fields(found.left),

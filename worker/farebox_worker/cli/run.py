@@ -322,7 +322,7 @@ def _tell_plan(plan: Plan, source: Path, *, as_json: bool) -> int:
         print_json(
             {
                 "jobs": plan.lines_asked,
-                "bad_lines": plan.summary.bad,
+                "bad_lines": plan.summary.bad_lines,
                 "worst_nusd": plan.worst_nusd,
                 "worst_usd": plan.worst_nusd / 1e9,
                 "largest_nusd": plan.largest_nusd,

@@ -139,7 +139,7 @@ def _notes(ending: Ending, plan: Plan, out: Path, flags: str) -> list[str]:
     if tally.outcomes["cancelled"]:
         notes.append(f"{tally.outcomes['cancelled']:,} were cancelled before they were sent.")
     if plan.summary.bad:
-        notes.append(f"{plan.summary.bad:,} bad lines were left out.")
+        notes.append(f"{plan.summary.bad_lines:,} bad lines were left out.")
     return [*notes, *_doubts(ending.scope, flags), *ending.paused]
 
 

@@ -18,7 +18,8 @@ ALIKE = 3  # so many neighbours of one message are shown as one
 class Summary:
     """What a file holds. `first_bad` has the first 20 bad lines, `models` the good lines by model_ref.
 
-    With several models a line counts once for each, but once in `lines`; `last_line` is the number of the last.
+    With several models a line counts once for each, but once in `lines` and `bad_lines`; `last_line` is the number of
+    the last.
 
     `alike` counts the bad lines right after those 20 that say the same as the last of them, to line `alike_to`.
     """
@@ -26,15 +27,17 @@ class Summary:
     total: int = 0
     good: int = 0
     lines: int = 0
+    bad_lines: int = 0
     first_bad: list[Line] = field(default_factory=list)
     models: Counter[str] = field(default_factory=Counter)
     alike: int = 0
     alike_to: int = 0
     last_line: int = 0
+    _last_bad: int = 0
 
     @property
     def bad(self) -> int:
-        """How many lines are bad."""
+        """How many lines are bad, once for each model."""
         return self.total - self.good
 
     def add(self, line: Line) -> None:
@@ -43,6 +46,8 @@ class Summary:
         self.lines += line.number != self.last_line
         self.last_line = line.number
         if line.job is None:
+            self.bad_lines += line.number != self._last_bad
+            self._last_bad = line.number
             if len(self.first_bad) < SHOWN:
                 self.first_bad.append(line)
             elif self.bad == SHOWN + self.alike + 1 and line.error == self.first_bad[-1].error:
@@ -83,7 +88,8 @@ def bad_line_report(path: str | Path, summary: Summary, *, shown: int = SHOWN, a
     """
     if not summary.bad:
         return ""
-    lines = [f"{path}: {summary.bad:,} of {summary.total:,} lines {'is' if summary.bad == 1 else 'are'} bad"]
+    verb = "is" if summary.bad_lines == 1 else "are"
+    lines = [f"{path}: {summary.bad_lines:,} of {summary.lines:,} lines {verb} bad"]
     told = summary.first_bad[:shown]
     after = summary.alike if len(told) == SHOWN else 0
     for error, alike in groupby(told, key=lambda bad: bad.error):

@@ -39,7 +39,8 @@ class Plan:
         largest_nusd: the dearest line.
         capped_by_default: good lines that name no output cap.
         needs_budget: money is at stake.
-        unpriced, pretend: models without a known price, and those whose price is a pretence.
+        unpriced: lanes without a known price.
+        pretend: models whose price is a pretence.
         misfits: lines that can never fit into the budget.
         further: by lane, those its jobs may move on to.
         done_unread: of the lines that have their answer, those that `Planner.lines` leaves out.
@@ -279,7 +280,7 @@ class Planner:
         prepared = route.provider.prepare(as_asked_in(job, lane), route.entry.facts)
         price = route.entry.price
         if price is None:
-            plan.unpriced.add(route.entry.model_ref)
+            plan.unpriced.add(lane)
             plan.needs_budget = True
             if self._is_strict:
                 raise InputError(
@@ -302,7 +303,7 @@ class Planner:
         prepared = route.provider.prepare(job, entry.facts)
         price = entry.price
         if price is None:
-            plan.unpriced.add(job.model_ref)
+            plan.unpriced.add(route.lane)
             if self._is_strict:
                 raise InputError(
                     f"no price is known for {job.model_ref}{'' if job.tier == 'standard' else f' at tier {job.tier}'}, "
