@@ -78,6 +78,8 @@ def test_workers_on_the_embedded_server_bring_it_back_and_owe_nothing(desk, simu
     desk.prompts(200)
     submit(desk, "in.jsonl", "-m", "sim:sim-1")
     workers = [desk.start("worker", "--burst", FAREBOX_WORKER_CONCURRENCY="4") for _ in range(2)]
+    for worker in workers:
+        told(worker, "serving namespace")
     while simulated.bill()["calls"] < 20:
         assert all(worker.poll() is None for worker in workers)
         time.sleep(0.02)
