@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any, ClassVar, cast
 
 import anthropic
@@ -29,7 +29,6 @@ from farebox_worker.providers.base import (
     ModelCapability,
     ModelInfo,
     Prepared,
-    PromptMessage,
     Said,
     StreamChunk,
     TokenUsage,
@@ -38,8 +37,6 @@ from farebox_worker.providers.connection import FOREVER, Templates, http_client
 from farebox_worker.providers.conversation import (
     SPEAKING,
     TIMEOUT_S,
-    chat_job,
-    facts_of,
 )
 from farebox_worker.providers.remote import Remote
 from farebox_worker.providers.translate_chat import chat_to_messages, message_to_chat
@@ -196,19 +193,7 @@ class AnthropicProvider(Remote):
         usage, served_tier = self._usage(counted, prepared)
         return Said(as_asked, usage, finish, served_tier) if finish or usage else None
 
-    async def stream(
-        self,
-        messages: Sequence[PromptMessage],
-        model_id: str,
-        *,
-        max_tokens: int = 4096,
-        temperature: float | None = None,
-        stop_sequences: Sequence[str] | None = None,
-    ) -> AsyncIterator[StreamChunk]:
-        """Ask for an answer in pieces; the last one carries the usage. Raises: ProviderError."""
-        info = self._info(model_id)
-        job = chat_job(messages, info, max_tokens=max_tokens, temperature=temperature, stop_sequences=stop_sequences)
-        prepared = self.prepare(job, facts_of(info))
+    async def _pieces(self, prepared: Prepared) -> AsyncGenerator[StreamChunk, None]:
         usage: dict[str, Any] = {}
         try:
             events = await self._client.post(

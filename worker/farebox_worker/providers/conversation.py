@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -18,6 +19,7 @@ from farebox_worker.providers.base import (
     Prepared,
     PromptMessage,
     Reply,
+    StreamChunk,
     TokenUsage,
 )
 
@@ -129,6 +131,26 @@ class Conversational:
             raw_response=msgspec.json.decode(reply.original),
             tool_calls=message.tool_calls,
         )
+
+    async def stream(
+        self,
+        messages: Sequence[PromptMessage],
+        model_id: str,
+        *,
+        max_tokens: int = 4096,
+        temperature: float | None = None,
+        stop_sequences: Sequence[str] | None = None,
+    ) -> AsyncIterator[StreamChunk]:
+        """Ask for an answer in pieces; the last one carries the usage. Raises: ProviderError."""
+        info = self._info(model_id)
+        job = chat_job(messages, info, max_tokens=max_tokens, temperature=temperature, stop_sequences=stop_sequences)
+        async with aclosing(self._pieces(self.prepare(job, facts_of(info)))) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    def _pieces(self, prepared: Prepared) -> AsyncGenerator[StreamChunk, None]:
+        """Send a chat and yield what comes, as it comes. Raises: ProviderError."""
+        raise NotImplementedError
 
     async def list_models(self) -> list[ModelInfo]:
         """Ask the provider for its models. Raises: ProviderError."""

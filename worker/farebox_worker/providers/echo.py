@@ -9,7 +9,7 @@ from __future__ import annotations
 import array
 import base64
 import hashlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from typing import Annotated
 
 import msgspec
@@ -18,8 +18,8 @@ from msgspec import Raw
 from farebox.errors import InputError
 from farebox.records import Api, Finish, Job
 from farebox_worker.providers import body as bodies
-from farebox_worker.providers.base import Facts, ModelInfo, Prepared, PromptMessage, Reply, StreamChunk, TokenUsage
-from farebox_worker.providers.conversation import SPEAKING, TIMEOUT_S, Conversational, chat_job, facts_of
+from farebox_worker.providers.base import Facts, ModelInfo, Prepared, Reply, StreamChunk, TokenUsage
+from farebox_worker.providers.conversation import SPEAKING, TIMEOUT_S, Conversational
 
 CHARS_PER_TOKEN = 4
 MODEL_ID = "echo"
@@ -220,19 +220,8 @@ class EchoProvider(Conversational):
         body = _WRITE[prepared.api](request.model, text, usage, is_whole=finish == "answered", choices=choices)
         return Reply(200, "", body, body, usage, finish)
 
-    async def stream(
-        self,
-        messages: Sequence[PromptMessage],
-        model_id: str,
-        *,
-        max_tokens: int = 4096,
-        temperature: float | None = None,
-        stop_sequences: Sequence[str] | None = None,
-    ) -> AsyncIterator[StreamChunk]:
-        """Answer word by word; the last piece carries the usage."""
-        info = self._info(model_id)
-        job = chat_job(messages, info, max_tokens=max_tokens, temperature=temperature, stop_sequences=stop_sequences)
-        reply = await self.post(self.prepare(job, facts_of(info)), timeout_s=TIMEOUT_S)
+    async def _pieces(self, prepared: Prepared) -> AsyncGenerator[StreamChunk, None]:
+        reply = await self.post(prepared, timeout_s=TIMEOUT_S)
         text = msgspec.json.decode(reply.body, type=_Completion).choices[0].message.content
         for number, word in enumerate(text.split(" ")):
             yield StreamChunk(f" {word}" if number else word)

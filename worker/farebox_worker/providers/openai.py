@@ -6,7 +6,7 @@ Requests and answers are made and read by one module per API: `openai_chat`, `op
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from typing import ClassVar, Protocol
 
@@ -24,7 +24,6 @@ from farebox_worker.providers.base import (
     Facts,
     ModelInfo,
     Prepared,
-    PromptMessage,
     Said,
     StreamChunk,
     TokenUsage,
@@ -33,8 +32,6 @@ from farebox_worker.providers.connection import FOREVER, Templates, http_client
 from farebox_worker.providers.conversation import (
     SPEAKING,
     TIMEOUT_S,
-    chat_job,
-    facts_of,
 )
 from farebox_worker.providers.openai_request import Endpoint
 from farebox_worker.providers.remote import Remote
@@ -138,19 +135,7 @@ class OpenAIProvider(Remote):
                 return openai_usage.billed(content, prepared)
         return None
 
-    async def stream(
-        self,
-        messages: Sequence[PromptMessage],
-        model_id: str,
-        *,
-        max_tokens: int = 4096,
-        temperature: float | None = None,
-        stop_sequences: Sequence[str] | None = None,
-    ) -> AsyncIterator[StreamChunk]:
-        """Ask for an answer in pieces; the last one carries the usage. Raises: ProviderError."""
-        info = self._info(model_id)
-        job = chat_job(messages, info, max_tokens=max_tokens, temperature=temperature, stop_sequences=stop_sequences)
-        prepared = self.prepare(job, facts_of(info))
+    async def _pieces(self, prepared: Prepared) -> AsyncGenerator[StreamChunk, None]:
         fields = bodies.fields_of(prepared.body)
         fields |= {"stream": Raw(b"true"), "stream_options": Raw(b'{"include_usage":true}')}
         usage: TokenUsage | None = None
