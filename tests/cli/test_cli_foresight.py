@@ -107,11 +107,13 @@ def test_it_warns_when_the_expected_cost_passes_the_budget_and_foresees_the_rest
 def test_the_warning_counts_what_the_earlier_run_spent(desk, simulate):
     simulate("--output-tokens", 40)
     desk.prompts(40, max_tokens=100)
-    assert desk.run(*words("--first", 10)).code == 0
+    first = desk.run(*words("--first", 10))
+    assert first.code == 0
     spent = 40 * 40 * 2000  # about: 40 lines, 40 tokens of output each
     ended = desk.run(*words(budget=spent / 2 / 1e9))
     assert ended.code == 4
-    assert "these 30 lines are expected to cost" in ended.stderr
+    about = ended.stderr.partition("these 30 lines are expected to cost about ")[2].partition(",")[0]
+    assert first.stderr.count(f"the 30 others would cost about {about},") == 1, (first.stderr, ended.stderr)
 
 
 # --- what never fits ----------------------------------------------------------------------------------------------

@@ -209,6 +209,10 @@ def test_a_budget_in_the_file_holds_over_all_runs(desk, simulate):
     assert codes == [0, 4]
     assert simulated.bill()["cost_nusd"] <= 3_000_000
     assert "global" in desk.run("run", "b.jsonl", "-m", "sim:sim-1").stderr
+    for command in (["set", 5], ["off"]):
+        refused = desk.run("budget", *command)
+        assert (refused.code, "limit_usd says $0.003, and on the embedded" in refused.stderr) == (2, True)
+    assert desk.run("budget", "set", 5, "--per", "day").code == 0
 
 
 def test_two_processes_share_one_budget_and_ask_nothing_twice(desk, simulate):

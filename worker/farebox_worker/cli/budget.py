@@ -7,8 +7,9 @@ from typing import Any, TypeVar, cast
 
 import click
 
+from farebox.errors import InputError
 from farebox.ledger import GLOBAL, PERIODS, Limit, Per
-from farebox.money import dollars_from_nusd, nusd_from_usd, usd_from_nusd
+from farebox.money import dollars, dollars_from_nusd, nusd_from_usd, usd_from_nusd
 from farebox_worker.cli.amounts import money_fields
 from farebox_worker.cli.options import USD, common, json_option, print_json, run_async, say, with_options
 from farebox_worker.configuration import with_vendors
@@ -120,7 +121,12 @@ def off(settings: Settings, scope: str, per: Per | None, as_json: bool) -> None:
 
 
 async def _set(settings: Settings, limit_nusd: int | None, name: str, per: Per | None, *, as_json: bool) -> None:
+    in_file = settings.budget.limit_usd
     async with open_session(settings, creates=True) as session:
+        is_global = (name, per) == (GLOBAL, None)
+        if session.server and is_global and in_file is not None and limit_nusd != nusd_from_usd(in_file):
+            message = f"[budget] limit_usd says {dollars(in_file)}, and on the embedded server that counts"
+            raise InputError(f"{message}: change it there, or take it out to set the limit by command.")
         ledger = session.ledger
         if await ledger.create() and session.server is None:
             say(f"a new ledger was created in namespace {session.namespace}")
@@ -131,8 +137,8 @@ async def _set(settings: Settings, limit_nusd: int | None, name: str, per: Per |
         limit = next((limit for limit in await ledger.limits([name]) if limit.per == per), None)
         scope = await ledger.scope(name)
     if as_json:
-        stated = {"limit_nusd": limit_nusd, "limit_usd": None if limit_nusd is None else usd_from_nusd(limit_nusd)}
-        print_json({"scope": name, "per": per, **money_fields(limit or scope), **stated})
+        as_set = {"limit_nusd": limit_nusd, "limit_usd": None if limit_nusd is None else usd_from_nusd(limit_nusd)}
+        print_json({"scope": name, "per": per, **money_fields(limit or scope), **as_set})
     was = f" (was {dollars_from_nusd(before)})" if before is not None else ""
     now = "no limit" if limit_nusd is None else f"limit {dollars_from_nusd(limit_nusd)}"
     say(f"{name}: {now}{f' per UTC {per}' if per else ''}{was}; {money_line(limit or scope)}")

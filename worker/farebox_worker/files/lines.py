@@ -47,7 +47,7 @@ class ResolvedModel(Protocol):
 Resolve = Callable[[str, str | None], ResolvedModel]
 Opener = Callable[[], BinaryIO]
 Found = bytes | Members | FareboxError | None  # a line as it was read; None when it was too large
-IsKnown = Callable[[int, str, str, int], bool]  # a line's number, custom_id, own model's name ("": none) and bytes
+IsKnown = Callable[[int, str, str], bool]  # a line's number, custom_id and own model's name ("": none)
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -230,25 +230,22 @@ class _Judge:
         """Ask of a line whether it is known; its custom id is taken all the same."""
         if (seen := self._glance(found)) is None:
             return False
-        custom_id, model, size = seen
+        custom_id, model = seen
         custom_id = custom_id or f"line-{number}"
-        if not is_known(number, custom_id, model, size):
+        if not is_known(number, custom_id, model):
             return False
         if self.first_lines is not None:
             self.first_lines.add(custom_id, number)
         return True
 
-    def _glance(self, found: Found) -> tuple[str, str, int] | None:
-        """Read no more of a line than its id, its model and its size; None where that is not enough."""
+    def _glance(self, found: Found) -> tuple[str, str] | None:
+        """Read no more of a line than its id and its model; None where that is not enough."""
         if isinstance(found, bytes) and self._wording.template is None:
-            if (seen := shape.glance(found)) is None:
-                return None
-            custom_id, model = seen
-            return custom_id, model, len(found)
+            return shape.glance(found)
         if not isinstance(found, dict):
             return None
         try:
-            return self._wording.row_id(found), "", sum(map(len, found.values()))
+            return self._wording.row_id(found), ""
         except FareboxError:
             return None
 

@@ -21,7 +21,10 @@ LOW_SHARE, EXPECTED_SHARE = 10, 2  # of the cap: one part in so many
 
 @dataclass(slots=True)
 class Load:
-    """Jobs of one model in one tier, summed. `price` is None when nobody states one; worst is in nano-dollars."""
+    """Jobs of one model in one tier, summed. `price` is None when nobody states one; worst is in nano-dollars.
+
+    `unread` counts jobs of lines that were passed over: they are in no sum, nor in `jobs`.
+    """
 
     price: Price | None = None
     jobs: int = 0
@@ -29,6 +32,7 @@ class Load:
     input_bound: int = 0
     output_bound: int = 0
     worst_nusd: int = 0
+    unread: int = 0
 
     def add(self, body_bytes: int, input_bound: int, output_bound: int, worst_nusd: int) -> None:
         """Count one job."""
@@ -206,7 +210,7 @@ class Prospect:
         return foresee_all(self.rest, self.seen(tally))
 
     def _so_far(self, model_ref: str, answers: int) -> tuple[int, int]:
-        """Count the lines that so many answers came from, and their bytes: the done ones while those are all."""
+        """Count lines that so many answers came from, and their bytes: of the done ones alone while all were read."""
         jobs = size = 0
         for part in (self.done, self.asked):
             loads = [load for (ref, _), load in part.items() if ref == model_ref]
@@ -219,7 +223,7 @@ class Prospect:
     def _left_of(self, model_ref: str, load: Load, tally: Tally) -> int:
         """Share what is left of a model among its tiers, as they were asked."""
         asked = sum(one.jobs for (ref, _), one in self.asked.items() if ref == model_ref)
-        before = sum(one.jobs for (ref, _), one in self.done.items() if ref == model_ref)
+        before = sum(one.jobs + one.unread for (ref, _), one in self.done.items() if ref == model_ref)
         model = tally.models.get(model_ref)
         left = max(0, before + asked - model.jobs) if model else asked
         return _share(min(left, asked) * load.jobs, asked) if asked else 0

@@ -220,7 +220,7 @@ class Planner:
         plan, is_done = self._plan, self._is_done
         met = plan.summary.models
 
-        def is_known(number: int, custom_id: str, model: str, size: int) -> bool:
+        def is_known(number: int, custom_id: str, model: str) -> bool:
             if number > known_lines:
                 return False
             refs = self.models or self._own_refs(model)
@@ -234,7 +234,7 @@ class Planner:
                 load = plan.done.get((ref, "standard"))
                 if load is None:
                     load = plan.done[ref, "standard"] = Load()
-                load.add(size, 0, 0, 0)
+                load.unread += 1
             if plan.summary.lines % TOLD_EVERY == 0:
                 on_lines(plan.summary.lines)
             return True
@@ -351,4 +351,4 @@ def _add(loads: Loads, job: Job, tier: Tier, price: Price | None, prepared: Prep
 
 
 def _jobs(loads: Loads) -> int:
-    return sum(load.jobs for load in loads.values())
+    return sum(load.jobs + load.unread for load in loads.values())
