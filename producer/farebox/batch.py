@@ -20,7 +20,7 @@ from farebox.keys import Keys, check_batch_id, check_lane, check_tag
 from farebox.ledger import PERIODS, Ledger
 from farebox.progress import Progress, progress_of
 from farebox.records import Job, Result, body_digest, decode_result, encode_job, job_id
-from farebox.scripts import CANCEL, SUBMIT, Argument, Tongue
+from farebox.scripts import ACKNOWLEDGE, CANCEL, SUBMIT, Argument, Tongue, evaluate
 from farebox.streams import read_streams
 
 DEFAULT_BATCH = "default"  # single jobs of every program
@@ -47,12 +47,14 @@ class Entry:
     """One entry of a batch's result stream: the jobs that one settle finished, `ids` in the stream's order.
 
     `gone` are those whose result was deleted or has expired, or that were retried since: a later entry tells of them.
+    `failures` are the results of jobs that failed, as they were read: a retry may replace them.
     """
 
     entry_id: str
     results: list[tuple[str, Result]] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
+    failures: dict[str, bytes] = field(default_factory=dict)
 
 
 class Batch:
@@ -240,11 +242,15 @@ class Batch:
         return [_entry(entry_id, {job: by_id[job] for job in jobs}) for entry_id, jobs in entries]
 
     async def acknowledge(self, entries: Sequence[Entry]) -> None:
-        """Delete entries that were read and kept safe, and their results."""
+        """Delete entries that were read and kept safe, and their results; those of a retry meanwhile stay."""
         if not entries:
             return
+        failures = [part for entry in entries for failure in entry.failures.items() for part in failure]
+        for start in range(0, len(failures), 1000):
+            arguments = [self.keys.prefix, *failures[start : start + 1000]]
+            await evaluate(self.redis, ACKNOWLEDGE, [self.keys.ledger], arguments)
         async with self.redis.pipeline(transaction=True) as pipe:
-            jobs = [job for entry in entries for job, _ in entry.results]
+            jobs = [job for entry in entries for job, _ in entry.results if job not in entry.failures]
             results = [self.keys.result(job) for job in jobs]
             histories = [self.keys.history(job) for job in jobs]
             for start in range(0, len(results), 1000):
@@ -332,9 +338,11 @@ def _entry(entry_id: str, payloads: dict[str, bytes | None]) -> Entry:
     entry, written_ms = Entry(entry_id), int(entry_id.partition("-")[0])
     for job, payload in payloads.items():
         entry.ids.append(job)
-        envelope = decode_result(payload) if payload is not None else None
-        if envelope is None or written_ms <= int(envelope.k.get("retried", 0)):
+        envelope = None if payload is None else decode_result(payload)
+        if payload is None or envelope is None or written_ms <= int(envelope.k.get("retried", 0)):
             entry.gone.append(job)
         else:
             entry.results.append((job, envelope.r))
+            if envelope.r.outcome == "failed":
+                entry.failures[job] = payload
     return entry

@@ -55,6 +55,7 @@ DROP = load("drop", "prelude")
 RETRY = load("retry", "prelude")
 REUSE = load("reuse", "prelude")
 ADOPT = load("adopt")
+ACKNOWLEDGE = load("acknowledge")
 
 ANYWAY = "!"  # as an epoch: speak to whatever is left of the ledger
 

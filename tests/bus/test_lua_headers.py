@@ -29,7 +29,7 @@ SCRIPTS = {
 # Arguments per job, attempt or lane:
 PARTS = {
     "settle": 9, "admit": 6, "tune": 4, "reassert": 6, "renew": 3, "claim": 3,
-    "submit": 5, "drop": 3, "retry": 5, "reuse": 4,
+    "submit": 5, "acknowledge": 2, "drop": 3, "retry": 5, "reuse": 4,
 }  # fmt: skip
 
 
@@ -67,7 +67,7 @@ def test_the_header_names_every_argument(name):
     named = {(kind, int(place)) for kind, place in re.findall(r"(ARGV|KEYS)\[(\d+)…?\]", header)}
     assert used <= named
     if name not in SHARED and "prelude" not in before:
-        assert named <= used | {("ARGV", 5)}
+        assert named <= used | {("ARGV", 2), ("ARGV", 5)}
 
 
 @pytest.mark.parametrize("name", sorted(PARTS))
@@ -151,7 +151,7 @@ ENOUGH = {
     "withdraw": ["n:flow:0:b:l", "b", "", "n:1"], "move": ["n:flow:0:b:l", "n:flow:0:b:k", "movable", "n:1"],
     "drop": ["b", 10, "n:1", "n:flow:0:b:l", "r"], "retry": ["b", "n:1", "n:flow:0:b:l", "sha1", "p"],
     "blame": ["l", "model:l", "400 why", 20],
-    "adopt": ["e", "f"], "reuse": ["b", 10, "n:2", "d", "answered", "r"],
+    "adopt": ["e", "f"], "acknowledge": ["n:", "n:1", "r"], "reuse": ["b", 10, "n:2", "d", "answered", "r"],
     "reassert": [1000, 1, "global", "n:1", "n:flow:0:b:l", "abcdefghijkl0001", 3, "", "1"],
 }  # fmt: skip
 
@@ -162,7 +162,7 @@ async def test_every_script_runs_where_globals_are_errors():
     for batch in "bc":
         await redis.hset(f"n:batch:{batch}", "created_ms", 1)
     for name, arguments in ENOUGH.items():
-        fixed = [] if name in ("create", "adopt") else ["n:", "", 0]
+        fixed = [] if name in ("create", "adopt", "acknowledge") else ["n:", "", 0]
         answer = await scripts.evaluate(redis, SCRIPTS[name], ["n:ledger"], [*fixed, *arguments])
         assert answer, name
     with pytest.raises(ResponseError, match="global"):

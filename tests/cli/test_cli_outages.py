@@ -153,3 +153,24 @@ async def submit_many(url):
         await batch.seal(MANY)
     finally:
         await redis.aclose(close_connection_pool=True)
+
+
+@pytest.mark.parametrize("words", ["worker", "run"])
+def test_whose_words_nobody_reads_any_more_drains_none_the_less(desk, simulate, words):
+    simulated = simulate("--latency-ms", 1000)
+    assert desk.run("budget", "set", 5).code == 0
+    desk.prompts(40)
+    if words == "worker":
+        submit(desk, "in.jsonl", "-m", "sim:sim-1")
+        ended = desk.start("worker", FAREBOX_WORKER_CONCURRENCY="4")
+    else:
+        ended = desk.start("run", "in.jsonl", "-m", "sim:sim-1", "--budget", 1, "--concurrency", 4)
+    while not simulated.bill()["peak_in_flight"]:
+        time.sleep(0.02)
+    ended.stderr.close()
+    ended.send_signal(signal.SIGTERM)
+    assert ended.wait(30) == (0 if words == "worker" else 130)
+    ended.stdout.close()
+    bill, money = simulated.bill(), desk.run("budget", "show", "--json").json
+    assert bill["calls"] > 0
+    assert (money["spent_nusd"], money["held_nusd"], money["unconfirmed_nusd"]) == (bill["cost_nusd"], 0, 0)

@@ -29,8 +29,10 @@ from farebox_worker.bus.scripts import BLAME
 from farebox_worker.bus.settle import Settlement, settle
 from farebox_worker.bus.sweep import sweep
 from farebox_worker.bus.withdraw import withdraw
+from farebox_worker.files.output import OutputFile
 from farebox_worker.heartbeats import read_heartbeats
 from farebox_worker.jobs import read_job
+from farebox_worker.run.follow import Follow
 
 TTL = 600_000
 TOO_LATE = ("failed", "deadline", "deadline")
@@ -152,6 +154,32 @@ async def test_a_retry_keeps_the_history_and_collecting_the_result_deletes_it(st
     assert await stage.batch.redis.pttl(key) > 0
     await stage.batch.acknowledge(await stage.batch.read())
     assert not await stage.batch.redis.exists(key)
+
+
+async def test_who_collects_while_failures_are_retried_loses_no_answer(stage, tmp_path):
+    await stage.begin(2)
+    asked = []
+
+    async def refuse_once(n):
+        asked.append(n)
+        if len(asked) <= 2:
+            raise refused()
+
+    stage.provider.act = refuse_once
+    with OutputFile.open(tmp_path / "out.jsonl") as out:
+        follow = Follow(stage.batch, out)
+        async with stage.process():
+            await stage.finished(2)
+            assert await follow.step() == 2  # both failures stand in OUT, and are not acknowledged yet
+            assert out.tally.outcomes == {"failed": 2}
+            assert await retry_failed(stage.batch) == 2
+            await stage.finished(2)
+            await follow.sync()
+            assert await follow.step() == 2
+            await follow.sync()
+        assert (out.lines, out.tally.outcomes) == (2, {"succeeded": 2})
+    assert len((tmp_path / "out.jsonl").read_bytes().splitlines()) == 2
+    assert await stage.batch.read(block_ms=1) == []
 
 
 async def _has_length(stage, key, length):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 import gc
 import importlib
-import io
 import os
 import sys
 from typing import Any
@@ -17,6 +16,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from farebox.errors import ConfigError, FareboxError, InputError, ModelNotFoundError, UntranslatableError
+from farebox_worker.cli.stderr import outlive_stderr
 
 _HOMES = {"status": "batches", "cancel": "batches"}  # modules of commands that have none of their own
 
@@ -135,8 +135,7 @@ def _prepare() -> None:
             os.fstat(number)
         except OSError:  # closed by who called us (`>&-`): else a socket gets its number, and our words
             os.open(os.devnull, os.O_RDWR)
-    if isinstance(sys.stderr, io.TextIOWrapper):
-        sys.stderr.reconfigure(errors="replace")  # where a locale lacks a letter, one ? keeps its place in the row
+    outlive_stderr()
     if "_FAREBOX_COMPLETE" in os.environ:
         importlib.import_module("farebox_worker.cli.completion")  # it knows bash better than click
 

@@ -78,6 +78,10 @@ class Copy:
         self._stream = stream or sys.stdout.buffer
         self._length = 0
 
+    def skip_to(self, length: int) -> None:
+        """Take what stands before this length for copied: OUT was rewritten, and what it lost was copied before."""
+        self._length = length
+
     def catch_up(self, length: int) -> None:
         """Copy what is new up to this length. Raises: StdoutClosedError."""
         with self._out.open("rb") as file:

@@ -1,19 +1,22 @@
 """Follows a batch: reads its result stream, appends to OUT what is not there, syncs, and only then acknowledges.
 
 Killed between any two of these steps, the next run finds either a result that is still in Redis or a line in OUT,
-never neither; ids that are in OUT already are skipped.
+never neither; ids that are in OUT already are skipped, but where a retry has replaced a failure.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 
 from farebox.batch import Batch, Entry
 from farebox.records import Result
 from farebox_worker.files.answers import output_line
 from farebox_worker.files.destination import Copy
+from farebox_worker.files.failures_in import failed_lines
 from farebox_worker.files.output import OutputFile
+from farebox_worker.files.written import note_of
 
 SYNC_S = 1.0
 SYNC_LINES = 1000
@@ -61,6 +64,7 @@ class Follow:
         return came
 
     def _write(self, entries: list[Entry]) -> None:
+        self._take_out_stale({job: result for entry in entries for job, result in entry.results})
         fresh: list[tuple[str, Result]] = []
         for entry in entries:
             fresh += [(job, result) for job, result in entry.results if job not in self._out.done]
@@ -70,6 +74,23 @@ class Follow:
         self.outstanding.difference_update(job for entry in entries for job, _ in entry.results)
         self._unsynced += entries
         self._unsynced_lines += len(fresh)
+
+    def _take_out_stale(self, results: Mapping[str, Result]) -> None:
+        """Take out the failed lines of jobs that were retried since, and have ended anew."""
+        anew = {job for job in results if job in self._out.done}
+        if not anew or not self._out.tally.outcomes["failed"]:
+            return
+        self._make_durable()
+        self._out.keep()
+        stale = [
+            note.job
+            for note in failed_lines(self._out.path)
+            if note.job in anew and note != note_of(self._line(note.job, results[note.job]))
+        ]
+        if stale:
+            self._out.rewrite_without(stale)
+            if self._copy:
+                self._copy.skip_to(self._out.synced_length)
 
     def _line(self, job_id: str, result: Result) -> bytes:
         invalid = self._out.fit.flaw(result) if self._out.fit else ""
