@@ -186,12 +186,17 @@ class Batch:
         for start in range(0, len(digests), 1000):
             await self.redis.hdel(f"{self.keys.prefix}ids:{self.batch_id}", *digests[start : start + 1000])
 
-    async def seal(self, total: int, *, ids_days: float = 90, results_days: float = 7) -> None:
-        """Declare how many jobs the batch has: it is complete when that many are finished."""
+    async def seal(self, total: int | None = None, *, ids_days: float = 90, results_days: float = 7) -> int:
+        """Declare how many jobs the batch has, which is returned: it is complete when that many are finished.
+
+        Unless told, it has all that were submitted by now.
+        """
+        total = (await self.progress()).submitted if total is None else total
         key, day_ms = self.keys.batch(self.batch_id), 86_400_000
         retention = {"ids_ttl": int(ids_days * day_ms), "results_ttl": int(results_days * day_ms)}
         await self.redis.hset(key, mapping={"sealed": 1, "total": total, **retention})
         await self.retain()
+        return total
 
     async def retain(self) -> None:
         """Begin the retention of a sealed batch that is complete; of any other, do nothing."""

@@ -161,7 +161,7 @@ def test_cancel_before_anything_was_sent(desk, ledger):
     cancelled = desk.run("cancel", batch, "--json").json
     assert (cancelled["state"], cancelled["cancelled"]) == ("cancelled", 10)
     assert desk.run("cancel", batch).code == 0, "twice is once"
-    assert desk.run("results", batch, "-o", "out.jsonl").code == 0
+    assert desk.run("results", batch, "-o", "out.jsonl").code == 3
     lines = desk.out()
     assert_exactly_once(lines, [f"p{n}" for n in range(10)])
     assert {line["error"]["code"] for line in lines} == {"cancelled"}

@@ -381,6 +381,7 @@ def test_an_answered_line_that_changed_is_refused_by_number(desk, simulate):
     assert refused.code == 2
     assert "line 4, 8" in refused.stderr
     assert "--redo" in refused.stderr
+    assert desk.run("batches", "--json").json["batches"][0]["state"] == "complete", "whoever follows it would wait"
     assert simulated.bill()["calls"] == 10
     redone = desk.run(*run_words(), "--redo")
     assert redone.code == 0

@@ -48,6 +48,8 @@ def results(settings: Settings, batch: str, as_json: bool, **flags: Any) -> None
     \b
     farebox results nightly -o answers.jsonl
     farebox results nightly -o answers.jsonl --follow --delete
+
+    Exits 3 when OUT holds jobs that failed, were cancelled or do not match the --schema.
     """
     given = Flags(**flags)
     if str(given.output) == "-" and (given.delete or given.schema or as_json):
@@ -57,7 +59,7 @@ def results(settings: Settings, batch: str, as_json: bool, **flags: Any) -> None
             f"results are lines of JSON, appended one by one: write them to {given.output}.jsonl, or all at once in "
             f"another form with `farebox export {batch}{flags_from_here(settings)} -o {given.output}`."
         )
-    run_async(_results(settings, batch, given, as_json=as_json))
+    sys.exit(run_async(_results(settings, batch, given, as_json=as_json)))
 
 
 class Flags(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,7 +72,7 @@ class Flags(msgspec.Struct, frozen=True, kw_only=True):
     overwrite: bool
 
 
-async def _results(settings: Settings, name: str, flags: Flags, *, as_json: bool) -> None:
+async def _results(settings: Settings, name: str, flags: Flags, *, as_json: bool) -> int:
     fit = Fit(read_schema(flags.schema)) if flags.schema else None
     async with open_session(settings) as session:
         batch = Batch(session.redis, name, namespace=session.namespace)
@@ -79,7 +81,7 @@ async def _results(settings: Settings, name: str, flags: Flags, *, as_json: bool
             await write_down(session, batch)
         if str(flags.output) == "-":
             await _to_stdout(batch, is_following=flags.follow)
-            return
+            return 0
         with OutputFile.open(flags.output, overwrite=flags.overwrite) as out:
             out.fit = fit
             await take_out_retried(batch, out)
@@ -99,6 +101,7 @@ async def _results(settings: Settings, name: str, flags: Flags, *, as_json: bool
             say(f"{tally.invalid:,} of them do not match the schema, marked `invalid`: {tally.misfit[:200]}")
     if lost:
         raise InputError(f"{lost:,} results had expired ([retention] results_days) before they were collected.")
+    return 3 if tally.has_flaws else 0
 
 
 async def _write(batch: Batch, writer: Follow, screen: Screen, *, is_following: bool) -> None:

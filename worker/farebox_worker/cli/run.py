@@ -195,13 +195,19 @@ async def _work(  # noqa: PLR0913, PLR0917 - everything a run needs is made abov
     place = msgspec.structs.replace(found, schema=out.fit.schema if out.fit else None)
     reuse: Reuse | None = "content" if flags.reuse else None
     batch = batch_of(session.redis, place.batch_id, namespace=session.namespace, reuse=reuse)
-    await places.settle_in(session, batch, out, place, screen)
+    was_sealed = await places.settle_in(session, batch, out, place, screen)
     if flags.budget is not None or flags.no_budget:
         await session.ledger.set_limit(f"batch:{batch.batch_id}", flags.budget_nusd)
     lines = screen.follow(planner.lines(), doing="comparing with earlier runs")
-    is_same = await places.reconcile(
-        batch, out, lines, screen, is_redo=flags.redo, is_unchanged=planner.passes_known_lines
-    )
+    try:
+        is_same = await places.reconcile(
+            batch, out, lines, screen, is_redo=flags.redo, is_unchanged=planner.passes_known_lines
+        )
+    except InputError:
+        if was_sealed:  # else whoever follows it waits for the rest of a file that is refused
+            days = settings.retention
+            await batch.seal(ids_days=days.ids_days, results_days=days.results_days)
+        raise
     is_same = is_same and not plan.summary.bad and (planner.passes_known_lines or not plan.done_unread)
     places.note_compared(out, place, content.compared(plan.summary.last_line) if is_same else None)
     known_lengths = await seen_before(session.ledger, {model_ref for model_ref, _ in (*plan.asked, *plan.rest)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import click
@@ -142,12 +143,7 @@ async def _submit(  # noqa: PLR0913 - what the flags say
         reuse: Reuse | None = "content" if reuses else None
         batch = batch_of(session.redis, name, namespace=session.namespace, reuse=reuse)
         retention = settings.retention
-
-        async def seal() -> int:
-            total = (await batch.progress()).submitted
-            await batch.seal(total, ids_days=retention.ids_days, results_days=retention.results_days)
-            return total
-
+        seal = partial(batch.seal, ids_days=retention.ids_days, results_days=retention.results_days)
         was_sealed = await batch.open(ask.source.path.name)
         if budget is not None:
             await session.ledger.set_limit(f"batch:{name}", nusd_from_usd(budget))

@@ -105,6 +105,11 @@ class Tally:
             self.served[note.served_tier or "untold"] += by
 
     @property
+    def has_flaws(self) -> bool:
+        """Whether a job failed, was cancelled, or has an answer that does not match the schema."""
+        return bool(self.outcomes["failed"] or self.outcomes["cancelled"] or self.invalid)
+
+    @property
     def invalid(self) -> int:
         """Answers that do not match the schema they were asked in."""
         return sum(model.invalid for model in self.models.values())

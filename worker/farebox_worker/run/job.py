@@ -71,8 +71,7 @@ class Ending:
             return 1
         if self.parked:
             return 4
-        outcomes = self.tally.outcomes
-        return 3 if outcomes["failed"] or outcomes["cancelled"] or self.tally.invalid else 0
+        return 3 if self.tally.has_flaws else 0
 
 
 class MainJob:
@@ -346,4 +345,7 @@ class MainJob:
         act: Callable[[], None] = self._crew.drain if is_first else self._crew.leave
         act()
         if is_first:
-            self._screen.say("stopping: running calls may finish; once more leaves at once, their cost unconfirmed")
+            words = "running calls may finish; once more leaves at once, their cost unconfirmed"
+            if self._crew.is_fleet:
+                words = f"the fleet goes on with what was submitted; `farebox cancel {self._batch.batch_id}` stops it"
+            self._screen.say(f"stopping: {words}")

@@ -59,8 +59,11 @@ async def find(session: Session, known: Sidecar | None, source: Path, out: Outpu
     )
 
 
-async def settle_in(session: Session, batch: Batch, out: OutputFile, place: Sidecar, screen: Screen) -> None:
-    """Open the batch there: say what a killed run left behind, and carry its spending over into a new ledger."""
+async def settle_in(session: Session, batch: Batch, out: OutputFile, place: Sidecar, screen: Screen) -> bool:
+    """Open the batch there; True when it was sealed.
+
+    Says what a killed run left behind, and carries its spending over into a new ledger.
+    """
     if held := session.dead_holds:
         screen.say(
             f"{len(held)} calls were running when the last run was killed. Whether they were billed is unknown: "
@@ -74,8 +77,9 @@ async def settle_in(session: Session, batch: Batch, out: OutputFile, place: Side
         await session.ledger.carry_over([GLOBAL, f"batch:{batch.batch_id}"], out.spent_nusd)
         spent = dollars_from_nusd(out.spent_nusd)
         screen.say(f"this ledger is a new one: the {spent} that {out.path.name} says were spent are carried over")
-    await batch.open(Path(place.input).name)
+    was_sealed = await batch.open(Path(place.input).name)
     sidecars.write(sidecar_path(out.path), place)
+    return was_sealed
 
 
 def note_compared(out: OutputFile, place: Sidecar, compared: Compared | None) -> None:
