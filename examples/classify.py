@@ -1,11 +1,12 @@
 """Classify a CSV: one typed answer per row, and a CSV with the answers beside them.
 
+export FAREBOX_REDIS_URL=redis://127.0.0.1:6379/0
 farebox budget set 1                     # once per Redis: creates the ledger
 farebox worker &                         # as many as you like, anywhere
-export FAREBOX_REDIS_URL=redis://127.0.0.1:6379/0
 python examples/classify.py examples/tickets.csv openai:gpt-5-mini
 
-Run again, it asks only rows that are new: a row is known by its id. Rows with the same text are asked once.
+Run again, it asks only rows that are new: a row is known by its id. A text that was answered before is not
+asked again either.
 """
 
 import csv

@@ -1,8 +1,8 @@
 """Ask from a program: one question, then a batch, under the limit of the bus.
 
+export FAREBOX_REDIS_URL=redis://127.0.0.1:6379/0
 farebox budget set 1                     # once per Redis: creates the ledger
 farebox worker &                         # as many as you like, anywhere
-export FAREBOX_REDIS_URL=redis://127.0.0.1:6379/0
 python examples/client.py openai:gpt-5-mini
 """
 

@@ -1,8 +1,8 @@
 """Ask several models the same, and let another one judge: jobs that follow jobs (fan-out, fan-in).
 
+export FAREBOX_REDIS_URL=redis://127.0.0.1:6379/0
 farebox budget set 1                     # once per Redis: creates the ledger
 farebox worker &                         # as many as you like, anywhere
-export FAREBOX_REDIS_URL=redis://127.0.0.1:6379/0
 python examples/panel.py openai:gpt-5 openai:gpt-5-mini openai:gpt-5-nano anthropic:claude-haiku-4-5
 
 The last model is the judge. Every job has an id made of its question, so a run that was killed goes on where it was.

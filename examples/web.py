@@ -1,8 +1,8 @@
 """A background pipeline in a web application: POST submits and returns at once, GET picks the result up later.
 
+export FAREBOX_REDIS_URL=redis://127.0.0.1:6379/0 SUMMARY_MODEL=openai:gpt-5-mini
 farebox budget set 1                     # once per Redis: creates the ledger
 farebox worker &                         # as many as you like, anywhere
-export FAREBOX_REDIS_URL=redis://127.0.0.1:6379/0 SUMMARY_MODEL=openai:gpt-5-mini
 pip install starlette uvicorn && uvicorn --app-dir examples web:app
 
 curl -X POST localhost:8000/summaries -d '{"text": "…"}'     # 202, and where the summary will be
