@@ -58,6 +58,7 @@ PASSING = {  # refusals that end by themselves, or by an operator's hand on the 
     "TRYAGAIN": "it is a cluster that moves keys",
 }
 _WORD = re.compile(rf"(?:^-?|: -)({'|'.join(PASSING)})\b")  # older servers quote it after "Error running script …"
+_PIPED = re.compile(r"Command # \d+ \(.*\) of pipeline caused error: (.*)", re.DOTALL)
 _CLASSES = {  # redis-py takes these words away
     "BusyLoadingError": "LOADING",
     "ReadOnlyError": "READONLY",
@@ -68,9 +69,16 @@ _CLASSES = {  # redis-py takes these words away
 }
 
 
+def reason_of(error: BaseException) -> str:
+    """What an error says, without the command of a pipeline that met it: its arguments may be prompts or answers."""
+    said = str(error) or type(error).__name__
+    piped = _PIPED.fullmatch(said)
+    return piped[1].strip("(),'\"") if piped else said  # redis-py 5 writes the words as a tuple
+
+
 def word_of(error: BaseException) -> str:
     """The word of PASSING that a refusal begins with, "" for any other error."""
-    found = _WORD.search(str(error)) if isinstance(error, ResponseError) else None
+    found = _WORD.search(reason_of(error)) if isinstance(error, ResponseError) else None
     return found[1] if found else _CLASSES.get(type(error).__name__, "")
 
 

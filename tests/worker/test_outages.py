@@ -13,7 +13,7 @@ from tests.polling import until
 from tests.process_support import COST, Stage
 from tests.trouble import Trouble
 
-from farebox.connection import PASSING, check_server, connect, passes, word_of
+from farebox.connection import PASSING, check_server, connect, passes, reason_of, word_of
 from farebox.errors import LedgerLostError, ServerAwayError, ServerError
 from farebox_worker.dispatch import pacing as pacing_module
 from farebox_worker.dispatch.pacing import Pacing
@@ -123,12 +123,18 @@ async def test_a_process_that_ends_leaves_no_chore_to_meet_closed_connections():
         (ResponseError("Error running script (call to f_1): @user_script:3: -READONLY You can't write"), "READONLY"),
         (ResponseError("BUSY Redis is busy running a script."), "BUSY"),
         (ResponseError("WRONGTYPE Operation against a key, by a BUSY man"), ""),
+        (
+            ResponseError("Command # 2 (SET k my secret) of pipeline caused error: ('MISCONF Errors writing',)"),
+            "MISCONF",
+        ),
+        (ResponseError("Command # 2 (SET k OOM: -BUSY) of pipeline caused error: NOPERM for it"), ""),
         (AuthenticationError("WRONGPASS"), ""),
     ],
 )
 def test_the_word_of_a_refusal_is_found(error, word):
     assert word_of(error) == word
     assert passes(error) == bool(word)
+    assert "secret" not in reason_of(error)
 
 
 def test_a_connection_that_arq_lost_while_it_watched_a_key_is_an_outage_and_no_refusal(caplog):

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from redis.exceptions import RedisError, WatchError
 
-from farebox.connection import AWAY, PASSING, passes, refuses_login, word_of
+from farebox.connection import AWAY, PASSING, passes, reason_of, refuses_login, word_of
 from farebox.errors import LedgerError, ServerError
 from farebox_worker.events import event
 
@@ -43,7 +43,7 @@ def is_of_the_server(error: Exception) -> bool:
 
 def in_words(error: Exception) -> str:
     """Say what is the matter with the server."""
-    why = str(error) or type(error).__name__
+    why = reason_of(error)
     if word := word_of(error):
         return f"answers {word} ({PASSING[word]})"
     return f"refuses the password or user ({why})" if refuses_login(error) else f"is away ({why})"
@@ -73,11 +73,11 @@ class Outage:
     def begin(self, error: Exception) -> None:
         """Note a failure; only the first of an outage is logged, and each refusal of one verb alone once."""
         if not is_of_the_server(error):
-            self.refused(str(error))
+            self.refused(reason_of(error))
         elif not self.is_on and time.monotonic() >= self._aftermath_ends_s:
             self.is_on = True
             self.began_s, self.times = time.monotonic(), self.times + 1
-            extra = event("redis_away", why=str(error) or type(error).__name__)
+            extra = event("redis_away", why=reason_of(error))
             words = "Redis %s: nothing is sent, finished calls are kept until it answers"
             log.warning(words, in_words(error), extra=extra)
 

@@ -122,7 +122,8 @@ def main() -> None:
         _end(str(error), 1)
     except Exception as error:  # people get a sentence; FAREBOX_DEBUG=1 shows the traceback
         if _is_of_redis(error):
-            _end(f"Redis: {error or type(error).__name__}", 1)
+            reason_of = importlib.import_module("farebox.connection").reason_of
+            _end(f"Redis: {reason_of(error)}", 1)
         if os.environ.get("FAREBOX_DEBUG"):
             raise
         _end(f"unexpected {type(error).__name__}: {error}. FAREBOX_DEBUG=1 shows where.", 1)
