@@ -78,7 +78,7 @@ def reason_of(error: BaseException) -> str:
 
 def word_of(error: BaseException) -> str:
     """The word of PASSING that a refusal begins with, "" for any other error."""
-    found = _WORD.search(reason_of(error)) if isinstance(error, ResponseError) else None
+    found = _WORD.search(reason_of(error)) if isinstance(error, RedisError) else None
     return found[1] if found else _CLASSES.get(type(error).__name__, "")
 
 
@@ -243,15 +243,15 @@ async def check_server(redis: Redis, *, url: str = "") -> None:
     try:
         info = await redis.info("server")
         memory = await redis.info("memory")
-    except ResponseError as error:
-        if "unknown command" in str(error):  # a fake server has no INFO and needs no check
-            return
+    except (RedisError, OSError) as error:
+        if isinstance(error, ResponseError) and "unknown command" in str(error):
+            return  # a fake server has no INFO and needs no check
         if word := word_of(error):
             raise ServerAwayError(f"{where} answers {word}: {PASSING[word]}.") from None
-        raise ServerError(f"{where}: {error}") from None
-    except (RedisError, OSError) as error:
         if refuses_login(error):
             raise ServerError(f"{where} refuses the password or user in [redis] url.") from None
+        if isinstance(error, ResponseError):
+            raise ServerError(f"{where}: {error}") from None
         reason = str(error).rstrip(".") or type(error).__name__
         kind = ServerAwayError if passes(error) else ServerError
         raise kind(

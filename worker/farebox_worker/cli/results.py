@@ -49,7 +49,7 @@ def results(settings: Settings, batch: str, as_json: bool, **flags: Any) -> None
     farebox results nightly -o answers.jsonl
     farebox results nightly -o answers.jsonl --follow --delete
 
-    Exits 3 when OUT holds jobs that failed, were cancelled or do not match the --schema.
+    Exits 3 when OUT holds jobs that failed, were cancelled, or whose answers do not match the --schema.
     """
     given = Flags(**flags)
     if str(given.output) == "-" and (given.delete or given.schema or as_json):
@@ -80,8 +80,7 @@ async def _results(settings: Settings, name: str, flags: Flags, *, as_json: bool
         if progress.cancelled and not progress.complete:
             await write_down(session, batch)
         if str(flags.output) == "-":
-            await _to_stdout(batch, is_following=flags.follow)
-            return 0
+            return 0 if await _to_stdout(batch, is_following=flags.follow) else 3
         with OutputFile.open(flags.output, overwrite=flags.overwrite) as out:
             out.fit = fit
             await take_out_retried(batch, out)
@@ -128,14 +127,16 @@ async def _how_far(batch: Batch) -> str:
     return f"{', '.join(counts)}; {money_line(progress.scope)}"
 
 
-async def _to_stdout(batch: Batch, *, is_following: bool) -> None:
-    after = "0-0"
+async def _to_stdout(batch: Batch, *, is_following: bool) -> bool:
+    """Write lines as they are; tell whether all of them are answers."""
+    after, are_answers = "0-0", True
     while True:
         is_last = not is_following or (await batch.progress()).complete
         while entries := await batch.read(after, block_ms=1 if is_last else 1000):
             after = entries[-1].entry_id
             for entry in entries:
+                are_answers &= all(result.outcome == "succeeded" for _, result in entry.results)
                 sys.stdout.buffer.writelines(output_line(job, result, batch.batch_id) for job, result in entry.results)
             sys.stdout.buffer.flush()
         if is_last:
-            return
+            return are_answers
