@@ -5,8 +5,8 @@ farebox budget set 1                     # once per Redis: creates the ledger
 farebox worker &                         # as many as you like, anywhere
 python examples/classify.py examples/tickets.csv openai:gpt-5-mini
 
-Run again, it asks only rows that are new: a row is known by its id. A text that was answered before is not
-asked again either.
+Run again, it asks only rows that are new: a row is known by its id. A new row whose text was answered before is not
+asked again either; rows of one run that have the same text are each asked and paid.
 """
 
 import csv
