@@ -28,6 +28,7 @@
 | `<ns>:history:<id>` | list | none; results_days once its job has ended | settle, lapse | job | one line per attempt that did not answer the job, the last 20: when (ms), host and pid, lane, class, status, request id, money, nusd, ms, message |
 | `<ns>:deadlines` | zset | none | submit, retry | expire | `<batch>`, a tab and the id of jobs that have a deadline, by that in ms |
 | `<ns>:flow:<priority>:<batch>:<lane>` | zset | none | submit, claim, settle | claim, arq | job ids: sequence numbers < 1e12, due times and lease ends in ms |
+| `<ns>:flow:<priority>:<batch>+<limit>:<lane>` | zset | none | admit, claim, settle | claim, arq | its siding: jobs that wait for this limit, so that others of the flow go on; `<limit>` with `+` for each `:` |
 | `<ns>:batch:<batch>` | hash | ids_days | submit, settle | everybody | name, created_ms, total, sealed, cancelled, aborted, counts |
 | `<ns>:batches` | zset | none | submit | batches | batch ids by creation in ms |
 | `<ns>:flows:<batch>` | set | ids_days | submit | cancel, status | the flows of a batch |
@@ -204,7 +205,7 @@ class Keys:
     def parts_of_flow(self, flow: str) -> tuple[int, str, str]:
         """Priority, batch and lane of a flow's key."""
         priority, batch_id, lane = flow[len(self.prefix) + len("flow:") :].split(":", 2)
-        return int(priority), batch_id, lane
+        return int(priority), batch_id.partition("+")[0], lane
 
     def lane(self, lane: str) -> str:
         """A lane's state."""

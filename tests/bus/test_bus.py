@@ -137,17 +137,18 @@ async def test_an_admit_sent_again_holds_once(batch):
 
 
 async def test_freed_money_reopens_what_fits_and_rings(batch, redis):
-    await batch.submit(jobs(3))
-    await batch.ledger.set_limit("global", 100)
+    await batch.submit(jobs(4))
+    await batch.ledger.set_limit("global", 101)
     claimed = await take(batch)
-    await enter(batch, claimed, 100)
+    assert await enter(batch, claimed[:1], 1)
+    await enter(batch, claimed[1:], 100)
     await redis.delete("farebox:bell:lane:" + LANE)
-    assert await settle(batch.tongue, [finished(claimed[0], amount=5)], results_ttl_ms=TTL) == ["done"]
+    assert await settle(batch.tongue, [finished(claimed[1], amount=5)], results_ttl_ms=TTL) == ["done"]
     assert await batch.parked() != []  # 95 free, 100 needed
-    await batch.ledger.set_limit("global", 105)
+    await batch.ledger.set_limit("global", 106)
     assert await batch.parked() == []
     assert await redis.llen("farebox:bell:lane:" + LANE) == 1
-    assert [job.job_id for job in await take(batch)] == [job.job_id for job in claimed[1:]]
+    assert [job.job_id for job in await take(batch)] == [job.job_id for job in claimed[2:]]
 
 
 async def test_a_settle_books_every_scope_and_finishes_the_job(batch, redis):

@@ -116,7 +116,7 @@ class Work:
 
     def go(self, lane):
         """Wait in another lane from now on."""
-        self.flow = self.flow.removesuffix(self.lane) + lane
+        self.flow = flow_in(self.flow, lane)
         self.lane = lane
 
 
@@ -157,6 +157,10 @@ class Books:
     def room(self, name):
         return self.limits[name] - self.used(name) if name in self.limits else None
 
+    def reach(self, name):
+        """What would be free if all that is in flight cost nothing."""
+        return self.room(name) + self.counters[split(name)[0]]["held"]
+
     def limited(self, scopes):
         return [name for name in names_of(scopes) if name in self.limits]
 
@@ -170,6 +174,22 @@ class Books:
 
 def other_lane(lane):
     return LANES[(LANES.index(lane) + 1) % len(LANES)]
+
+
+def flow_in(flow, lane):
+    """The flow of another lane to which jobs of this one move."""
+    namespace, kind, priority, batch, _ = flow.split(":", 4)
+    return ":".join((namespace, kind, priority, batch.partition("+")[0], lane))
+
+
+def siding_of(flow, limit):
+    """Where jobs of a flow wait for a limit, so that others go on."""
+    namespace, kind, priority, batch, lane = flow.split(":", 4)
+    return ":".join((namespace, kind, priority, f"{batch.partition('+')[0]}+{limit.replace(':', '+')}", lane))
+
+
+def is_siding(flow):
+    return "+" in flow.split(":")[3]
 
 
 def provider_of(lane):
@@ -408,7 +428,7 @@ class MoneyMachine(RuleBasedStateMachine):
         """Move works to the other lane of the first one, as far as they wait beside it."""
         chosen, first = {work.id: work for work in works}, works[0]
         flow, lane = first.flow, other_lane(first.lane)
-        goal = flow.removesuffix(first.lane) + lane
+        goal = flow_in(flow, lane)
         parked = self.eyes.hkeys("farebox:parking")
         before = self.now_ms()
         stays = first.batch in self.cancelled or flow in parked or goal in parked
@@ -460,8 +480,9 @@ class MoneyMachine(RuleBasedStateMachine):
             assert work.due_ms <= after, "claimed before it was due"
             assert self._paused_until(work.lane) <= after, "claimed in a lane that is paused"
             told = work.attempts, work.doubts, work.claims
-            is_fresh = work.is_superseded and float(claimed.score) < SEQUENCE_END  # nothing is remembered of these
-            assert (claimed.attempts, claimed.doubts, claimed.claims) == ((0, 0, 0) if is_fresh else told)
+            is_fresh = work.is_superseded and float(claimed.score) < SEQUENCE_END and not is_siding(work.flow)
+            seen = claimed.attempts, claimed.doubts, claimed.claims
+            assert seen == ((0, 0, 0) if is_fresh else told)  # nothing is remembered of the fresh
             self.last_claim = None
             work.running = Try(claimed, work, is_short)
             self.tries.append(work.running)
@@ -566,7 +587,9 @@ class MoneyMachine(RuleBasedStateMachine):
         verdicts = self.do(admit(self.tongue, fares))
         waiting: set[str] = set()
         shut: dict[str, tuple[str, int]] = {}
-        for t, hold, verdict in zip(chosen, holds, verdicts, strict=True):
+        last_ok: dict[str, int] = {}
+        lacking: list[tuple[int, Work, str, bool]] = []
+        for n, (t, hold, verdict) in enumerate(zip(chosen, holds, verdicts, strict=True)):
             work, seen = t.work, (verdict.scope, verdict.need_nusd)
             limited = self.books.limited(t.scopes)
             if work.running is not t:
@@ -589,7 +612,10 @@ class MoneyMachine(RuleBasedStateMachine):
                     assert verdict.word == "no_room"
                     assert verdict.scope in kept_out + full
                     assert verdict.need_nusd == need
-                    shut[work.flow] = seen
+                    if siding_of(work.flow, verdict.scope) == work.flow:
+                        shut[work.flow] = seen
+                    else:
+                        lacking.append((n, work, verdict.scope, need > self.books.reach(verdict.scope)))
                     self._go_back(t)
                     starved = {s: flow for s, flow in starved.items() if s == verdict.scope or flow != work.flow}
                 elif verdict.word == "wait" or work.lane in waiting:
@@ -601,12 +627,16 @@ class MoneyMachine(RuleBasedStateMachine):
                 else:
                     assert verdict.word == "ok"
                     t.hold, t.owed = need, "held"
+                    last_ok[work.flow] = n
                     self.books.add(t.scopes, held=need)
                     for scope in limited:
                         if starved.get(scope) == work.flow:
                             starved[scope] = None
                     full = [s for s in limited if self.books.used(s) > self.books.limits[s]]
                     assert not need or not full, f"an admit passed the limit of {full}"
+        for n, work, limit, is_hopeless in lacking:
+            if is_hopeless or last_ok.get(work.flow, -1) > n or split(limit)[0].startswith("tag:"):
+                work.flow = siding_of(work.flow, limit)
 
     def _size(self, hold, t):
         """A hold that takes all the room there is, or one more."""
@@ -870,8 +900,7 @@ class MoneyMachine(RuleBasedStateMachine):
         for name in self.books.limited(SCOPES):
             flow = self.eyes.get(f"farebox:starved:{name}")
             if flow and flow in self.parking:
-                reach = self.books.room(name) + self.books.counters[split(name)[0]]["held"]
-                assert self.parking[flow][1] <= reach, "what can never fit keeps others out"
+                assert self.parking[flow][1] <= self.books.reach(name), "what can never fit keeps others out"
         self.judge()
         self.rush(20, is_short=False, admits=True)
 

@@ -66,14 +66,19 @@ end
 
 local parted = {}  -- by flow
 
-local function parts(flow)  -- priority, batch, lane
+local function parts(flow)  -- priority, batch, lane, and whether it is a siding, which says so after its batch
   local known = parted[flow]
   if not known then
-    local priority, batch, lane = string.match(string.sub(flow, #P + 6), '^(%d):([^:]*):(.+)$')
-    known = {tonumber(priority), batch, lane}
+    local priority, batch, aside, lane = string.match(string.sub(flow, #P + 6), '^(%d):([^:+]*)([^:]*):(.+)$')
+    known = {tonumber(priority), batch, lane, aside ~= ''}
     parted[flow] = known
   end
-  return known[1], known[2], known[3]
+  return known[1], known[2], known[3], known[4]
+end
+
+local function is_siding(flow)
+  local _, _, _, is_so = parts(flow)
+  return is_so
 end
 
 local function ring(kind, name)

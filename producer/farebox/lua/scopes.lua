@@ -1,6 +1,8 @@
 -- scopes: stands before the verbs that move held money. Knows what room a limit leaves, reopens the flows that fit into
 -- what was freed, and reads and writes the records of holds and of unconfirmed money.
 --
+-- A siding is a flow beside a flow: there jobs wait for a limit, the smallest first, so that others of the flow go on.
+--
 -- A limit's name is that of its scope, for good, or "day:" or "month:" and its scope, for the window of now.
 local function parts_of_limit(name)  -- scope, and "day", "month" or nil
   local per, scope = string.match(name, '^(%a+):(.+)$')
@@ -8,28 +10,49 @@ local function parts_of_limit(name)  -- scope, and "day", "month" or nil
   return name
 end
 
-local function used(name)  -- what counts against a limit
+local function used(name)  -- what counts against a limit, and how much of it is held
   local scope, per = parts_of_limit(name)
   local sum = 0
   local fields = {'held', not per and 'spent' or nil, not per and 'unconfirmed' or nil}
   local counts = redis.call('HMGET', P .. 'scope:' .. scope, unpack(fields))
   for i = 1, #counts do sum = sum + tonumber(counts[i] or 0) end
+  local held = tonumber(counts[1] or 0)
   if per then
     counts = redis.call('HMGET', P .. 'window:' .. per .. ':' .. this[per], 'spent ' .. scope, 'unconfirmed ' .. scope)
     for i = 1, #counts do sum = sum + tonumber(counts[i] or 0) end
   end
-  return sum
+  return sum, held
 end
 
-local function room(name)  -- nil when there is no limit; what is no number leaves none, and stops its own scope alone
+local function room(name)  -- and what is held; nil when there is no limit; what is no number leaves none, for its scope alone
   local limit = redis.call('GET', P .. 'limit:' .. name)
-  return limit and (tonumber(limit) or 0) - used(name) or nil
+  if not limit then return end
+  local amount, held = used(name)
+  return (tonumber(limit) or 0) - amount, held
+end
+
+local LOOK_AHEAD = 256  -- jobs of a flow that may wait aside because they fit no more: smaller ones may stand behind them
+
+local function siding_of(flow, name)
+  local priority, batch, lane = parts(flow)
+  return P .. 'flow:' .. priority .. ':' .. batch .. '+' .. string.gsub(name, ':', '+') .. ':' .. lane
+end
+
+local function look_again(name, free)  -- nothing in flight makes room any more: what parked for one job may hold smaller ones
+  for _, flow in ipairs(redis.call('ZRANGEBYSCORE', P .. 'parked:' .. name, '(' .. int(free), '+inf', 'LIMIT', 0, 1000)) do
+    local siding = siding_of(flow, name)
+    if siding ~= flow and redis.call('ZCARD', siding) < LOOK_AHEAD then
+      unpark(flow)
+      open(flow)
+    end
+  end
 end
 
 local function reopen(name)  -- parked flows whose need fits now, the longest starved one first
   local parked = P .. 'parked:' .. name
   if redis.call('EXISTS', parked) == 0 then return end
-  local free = room(name)
+  local free, held = room(name)
+  if held == 0 then look_again(name, free) end
   local starved = redis.call('GET', P .. 'starved:' .. name)
   if starved and free then  -- nothing smaller goes before it, until it is admitted
     local need = redis.call('ZSCORE', parked, starved)

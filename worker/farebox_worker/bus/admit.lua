@@ -8,8 +8,12 @@
 -- Returns {seq, per job: "ok" | "no_room <limit> <need>" | "wait <ms>" | "unpriced" (and a limit applies) | "cancelled" | "lost"}
 -- Invariant: spent + held + unconfirmed ≤ limit, for every limit, after every admit; a window's limit counts what is spent
 -- and unconfirmed in the window of now, and all that is held.
--- A job without room goes back to its place and its flow parks; jobs of that flow behind it go back too. So does a job whose
--- lane or provider has too few tokens per minute left, with all of its lane behind it; nothing of it is claimed meanwhile.
+-- A job without room waits in a siding of its flow when others may go on: one behind it was admitted, or it fits no more
+-- whatever becomes of the calls in flight, or the limit is a tag's, which need not concern them. Else, as when all are alike,
+-- it goes back to its place and its flow parks. A siding parks, reopens and starves as any flow; its jobs stand by their needs.
+-- A job whose lane or provider has too few tokens per minute left goes back with all of its lane behind it; nothing of it is
+-- claimed meanwhile.
+local MOST_ASIDE = 10000  -- jobs in a siding; then the flow itself parks: what all of it waits for moves no million jobs
 local names, limits, limited = {}, {}, {}  -- limits: of each scope, those that it has
 for i = 1, tonumber(ARGV[4]) do names[i] = ARGV[5 + i] end
 
@@ -25,7 +29,9 @@ local function read_limits()
   for at, amount in ipairs(read(keys, function(...) return redis.call('MGET', ...) end)) do
     if amount then
       local name = wanted[at].name
-      local limit = {name = name, amount = tonumber(amount) or 0, used = used(name), starved = redis.call('GET', P .. 'starved:' .. name)}
+      local limit = {name = name, amount = tonumber(amount) or 0, starved = redis.call('GET', P .. 'starved:' .. name)}
+      limit.used, limit.held = used(name)
+      limit.reach = limit.amount - limit.used + limit.held
       wanted[at].of[#wanted[at].of + 1] = limit
       limited[#limited + 1] = limit
     end
@@ -64,6 +70,7 @@ local running = read(keys, function(...) return redis.call('MGET', ...) end)
 local held = read(tokens, function(...) return redis.call('HMGET', P .. 'holds', ...) end)
 local is_held, is_gone = {}, {}  -- tokens, in this very call
 local verdicts, holds, shut = {seq}, {}, {}
+local lacking, last_ok = {}, {}  -- jobs without room, which may go aside; by flow, number of its last job that was admitted
 
 local function obstacle(manner, hold)  -- the first limit that leaves no room
   if hold == 0 then return nil end
@@ -107,6 +114,52 @@ local function park(flow, name, need)
   redis.call('ZADD', P .. 'parked:' .. name, int(need), flow)
 end
 
+local sidings = {}  -- by name: how many jobs are there
+
+local function size_of(siding, flow)
+  if not sidings[siding] then
+    sidings[siding] = redis.call('ZCARD', siding)
+    local kind = redis.call('SISMEMBER', P .. 'movable', flow) == 1 and 'movable' or 'spread'
+    take_in(siding, redis.call('SISMEMBER', P .. kind, flow) == 1 and kind or 'last')
+  end
+  return sidings[siding]
+end
+
+local function place(score) return int(math.min(score, SEQUENCE_END - 1)) end  -- in a siding
+
+local function may_go_aside(one)
+  local is_passed = (last_ok[one.flow] or 0) > one.n
+  local most = (is_passed or one.is_of_tag) and MOST_ASIDE or one.is_hopeless and LOOK_AHEAD or 0
+  return most > 0 and size_of(one.siding, one.flow) < most
+end
+
+local function place_lacking()  -- those without room: where they wait, and for what
+  local needs, had = {}, {}  -- by flow what it parks for; by siding how many jobs it had
+  for _, one in ipairs(lacking) do
+    local flow, score, siding = one.flow, one.score, one.siding
+    if may_go_aside(one) then
+      redis.call('ZREM', flow, one.id)
+      had[siding] = had[siding] or sidings[siding]
+      sidings[siding] = sidings[siding] + 1
+      flow, score = siding, place(one.hold)
+    end
+    go_back(one.id, flow, score)
+    local need = needs[flow]
+    if not need then
+      needs[flow] = {name = one.name, amount = one.hold}
+    elseif need.name == one.name then
+      need.amount = math.min(need.amount, one.hold)
+    end
+  end
+  for flow, need in pairs(needs) do
+    if not had[flow] or had[flow] == 0 or redis.call('HEXISTS', P .. 'parking', flow) == 1 then
+      park(flow, need.name, need.amount)
+    else
+      open(flow)  -- it was reopened for others, which may fit: a claim finds out what it needs now
+    end
+  end
+end
+
 local waits = {}  -- by lane: for how long nothing of it may be sent
 
 local function tokens_short(lane, tokens)  -- for how many ms; what fits is taken
@@ -148,12 +201,20 @@ for n = 1, #tokens do
     local blocked = obstacle(manner, hold)
     local short_ms = not blocked and tokens_short(manner.lane, tonumber(ARGV[at + 5]))
     if blocked then
-      go_back(id, flow, score)
+      local siding = siding_of(flow, blocked.name)
       is_gone[token] = true
       yield(flow, blocked.name)
-      park(flow, blocked.name, hold)
       verdict = 'no_room ' .. blocked.name .. ' ' .. int(hold)
-      shut[flow] = verdict
+      if siding == flow then
+        go_back(id, flow, place(hold))
+        park(flow, blocked.name, hold)
+        shut[flow] = verdict
+      else
+        local one = {n = n, id = id, flow = flow, score = score, hold = hold, name = blocked.name, siding = siding}
+        one.is_hopeless = hold > blocked.reach
+        one.is_of_tag = string.sub(parts_of_limit(blocked.name), 1, 4) == 'tag:'
+        lacking[#lacking + 1] = one
+      end
     elseif short_ms then
       go_back(id, flow, score)
       is_gone[token] = true
@@ -169,7 +230,7 @@ for n = 1, #tokens do
           limit.starved = nil
         end
       end
-      is_held[token] = true
+      is_held[token], last_ok[flow] = true, n
       local record = #holds
       holds[record + 1] = token
       holds[record + 2] = (hold > 0 and ARGV[at + 4] or '0') .. '\t' .. id .. '\t' .. flow .. '\t' .. manner.set
@@ -178,6 +239,7 @@ for n = 1, #tokens do
   end
   verdicts[n + 1] = verdict
 end
+place_lacking()
 each(holds, function(...) redis.call('HSET', P .. 'holds', ...) end)
 flush()
 write_paces()

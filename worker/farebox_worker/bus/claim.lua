@@ -42,7 +42,7 @@ if before then  -- the answer was lost on its way: give what is still the caller
     if payload and redis.call('GET', 'arq:in-progress:' .. id) == mine .. flow then
       local n = #answer
       answer[n + 1], answer[n + 2], answer[n + 3] = flow, tonumber(string.sub(mine, 13)), 1
-      describe(id, score, tonumber(score) < SEQUENCE_END, payload)
+      describe(id, score, tonumber(score) < SEQUENCE_END and not is_siding(flow), payload)  -- there scores are needs
     end
   end
   return answer
@@ -79,7 +79,7 @@ local function take(flow, leased_of_lane, most)
   local keys = {}
   for i = 1, #found, 2 do keys[(i + 1) / 2] = 'arq:job:' .. found[i] end
   local payloads = redis.call('MGET', unpack(keys))
-  local leased, count, held = {}, 0, #leased_of_lane
+  local leased, count, held, may_be_new = {}, 0, #leased_of_lane, not is_siding(flow)
   local head = #answer
   answer[head + 1], answer[head + 2], answer[head + 3] = flow, taken, 0
   for i = 1, #found, 2 do
@@ -93,7 +93,7 @@ local function take(flow, leased_of_lane, most)
       running[at + 1], running[at + 2] = 'arq:in-progress:' .. id, mine .. flow
       taken, count, bytes = taken + 1, count + 1, bytes + #payload
       record[taken] = mine .. '\t' .. flow .. '\t' .. score .. '\t' .. id .. '\n'
-      describe(id, score, i >= fresh_from, payload)
+      describe(id, score, may_be_new and i >= fresh_from, payload)
     else
       bytes = max_bytes
       break
@@ -111,13 +111,29 @@ local function close(flow, lane, got)  -- nothing due: wait for the next time, i
   if soonest[2] then later(flow, tonumber(soonest[2])) end
 end
 
+local own_flows  -- by lane: those of the batch that is served alone
+
+local function flows_of_batch(lane)
+  if not own_flows then
+    own_flows = {}
+    for _, flow in ipairs(redis.call('SMEMBERS', P .. 'flows:' .. only)) do
+      local _, _, of = parts(flow)
+      own_flows[of] = own_flows[of] or {}
+      table.insert(own_flows[of], flow)
+    end
+  end
+  return own_flows[lane] or {}
+end
+
 local function pick(lane)  -- the flow whose turn it is
   local opened = P .. 'open:' .. lane
   if only == '' then return redis.call('ZRANGE', opened, 0, 0)[1] end
-  for priority = 9, 0, -1 do
-    local flow = P .. 'flow:' .. priority .. ':' .. only .. ':' .. lane
-    if redis.call('ZSCORE', opened, flow) then return flow end
+  local first, least
+  for _, flow in ipairs(flows_of_batch(lane)) do
+    local score = tonumber(redis.call('ZSCORE', opened, flow))
+    if score and (not least or score < least) then first, least = flow, score end
   end
+  return first
 end
 
 local function count_rivals(flow, lane)  -- how many flows share its priority, itself among them

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 import msgspec
 
 from farebox.commands import server_now_ms
 from farebox.fallback import lanes_of
-from farebox.keys import Keys
 from farebox.records import VERSION, JobEnvelope, Result, decode_job, encode_unsent
 from farebox.scripts import Tongue
 from farebox_worker.bus.settle import Settlement, settle
@@ -29,6 +30,7 @@ async def expire(tongue: Tongue, *, results_ttl_ms: int) -> int:
     batch_ids, _, ids = zip(*(member.decode(errors="replace").partition("\t") for member in due), strict=True)
     payloads = await redis.mget([keys.job(identity) for identity in ids])
     running = await redis.mget([keys.in_progress(identity) for identity in ids])
+    flows = {batch_id: await redis.smembers(keys.flows(batch_id)) for batch_id in set(batch_ids)}
     group: list[Settlement] = []
     gone, later = list[bytes](), dict[bytes, int]()
     tried: list[bytes] = []
@@ -39,7 +41,7 @@ async def expire(tongue: Tongue, *, results_ttl_ms: int) -> int:
             gone.append(member)
         elif deadline_ms > now_ms:  # it was submitted again with another one: what it was first submitted with holds
             later[member] = deadline_ms
-        elif busy is None and (flow := await _find_flow(tongue, batch_id, identity, envelope)):
+        elif busy is None and (flow := await _find_flow(tongue, flows[batch_id], identity, envelope)):
             tried.append(member)
             group.append(_expired(identity, flow, envelope))
         else:
@@ -64,10 +66,10 @@ def _decoded(payload: bytes | None) -> JobEnvelope | None:
         return None
 
 
-async def _find_flow(tongue: Tongue, batch_id: str, identity: str, envelope: JobEnvelope) -> str:
-    """Find where a job waits: at any priority, in any lane that may answer it."""
-    keys: Keys = tongue.keys
-    flows = [keys.flow(priority, batch_id, lane) for lane in lanes_of(envelope.a[0]) for priority in range(10)]
+async def _find_flow(tongue: Tongue, flows_of_batch: Set[bytes], identity: str, envelope: JobEnvelope) -> str:
+    """Find where a job waits: in one of its batch's flows, in any lane that may answer it."""
+    lanes = lanes_of(envelope.a[0])
+    flows = [flow for flow in map(bytes.decode, flows_of_batch) if tongue.keys.parts_of_flow(flow)[2] in lanes]
     async with tongue.redis.pipeline(transaction=False) as pipe:
         for flow in flows:
             pipe.zscore(flow, identity)

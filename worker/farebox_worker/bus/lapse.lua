@@ -78,8 +78,8 @@ for i = 1, #parking, 2 do  -- whoever waited 30 s and could still fit goes befor
   local flow = parking[i]
   local name, need, since = string.match(parking[i + 1], '^([^\t]*)\t(%d+)\t(%d+)')
   if not reach[name] then
-    local free = room(name)
-    reach[name] = free and free + tonumber(redis.call('HGET', P .. 'scope:' .. parts_of_limit(name), 'held') or 0) or math.huge
+    local free, held = room(name)
+    reach[name] = free and free + held or math.huge
   end
   if redis.call('EXISTS', flow) == 0 then  -- its last job was answered late
     unpark(flow)

@@ -1,4 +1,5 @@
--- move: let jobs that wait in one lane wait in another, which may answer them too. They keep their place by their score.
+-- move: let jobs that wait in one lane wait in another, which may answer them too. They keep their place by their score, but
+-- from a siding they go to the front: their place was by need.
 --
 -- ARGV[4]  flow they leave
 -- ARGV[5]  flow they go to, of the same batch
@@ -23,7 +24,7 @@ if #ARGV > 6 and from ~= goal and not is_bound() then
     local score = redis.call('ZSCORE', from, ARGV[i])
     if score and tonumber(score) <= now and redis.call('EXISTS', 'arq:in-progress:' .. ARGV[i]) == 0 then
       redis.call('ZREM', from, ARGV[i])
-      redis.call('ZADD', goal, score, ARGV[i])
+      redis.call('ZADD', goal, is_siding(from) and int(now) or score, ARGV[i])
       moved = moved + 1
     end
   end
