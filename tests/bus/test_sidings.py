@@ -1,5 +1,6 @@
 """What does not fit waits aside, and others of its flow go on: a big job, or one whose tag has no money left."""
 
+import asyncio
 import time
 from random import Random
 
@@ -180,7 +181,7 @@ async def test_a_job_aside_is_swept_with_its_batch(batch, redis):
 
 async def test_a_job_aside_expires(batch, redis):
     await aside(batch, deadline_ms=int(time.time() * 1000) + 10)
-    time.sleep(0.02)
+    await asyncio.sleep(0.02)
     assert await expire(batch.tongue, results_ttl_ms=TTL) == 1
     assert not await redis.exists(SIDING)
 
@@ -197,7 +198,7 @@ async def test_a_late_answer_to_a_job_aside_ends_it(batch, redis):
     await batch.submit([job("big"), job("c0")])
     (slow,) = await take(batch, 1, lease_ms=1)
     await enter(batch, [slow], 60)
-    time.sleep(0.01)
+    await asyncio.sleep(0.01)
     await redis.hdel("farebox:ledger", "lapsed", "grace")
     assert len(await lapse(batch.tongue)) == 1
     assert await enter_sized(batch, await take(batch, 2, lease_ms=LEASE), big=60, small=1) == ["no_room", "ok"]

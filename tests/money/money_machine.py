@@ -578,7 +578,7 @@ class MoneyMachine(RuleBasedStateMachine):
         chosen = self._some([place for place, _ in picks], only=lambda t: not t.is_settled)
         self._admit(chosen, [hold for _, hold in picks[: len(chosen)]])
 
-    def _admit(self, chosen, holds):  # noqa: C901 - every verdict in its turn
+    def _admit(self, chosen, holds):  # noqa: C901, PLR0912, PLR0915 - every verdict in its turn
         names = names_of(SCOPES)
         starved = dict(zip(names, self.eyes.mget([f"farebox:starved:{name}" for name in names]), strict=True))
         holds = [self._size(hold, t) for t, hold in zip(chosen, holds, strict=True)]

@@ -342,7 +342,13 @@ async def test_what_is_parked_what_runs_and_what_is_due_later_stays(stage):
     await stage.batch.ledger.set_limit("global", 5)
     (verdict,) = await admit(stage.batch.tongue, [Fare(claimed[0], 10, ("global",))])
     assert verdict.word == "no_room"
-    assert await move(stage.batch.tongue, flow, goal, "movable", ids) == 0, "what waits for money waits"
+    siding = f"farebox:flow:0:b1+global:{A}"
+    assert await move(stage.batch.tongue, siding, goal, "movable", ids) == 0, "what waits for money waits"
+    assert await move(stage.batch.tongue, flow, goal, "movable", ids) == 2, "its neighbours do not"
+    await stage.batch.ledger.set_limit("global", 50)
+    assert await move(stage.batch.tongue, siding, goal, "movable", ids) == 1
+    (first, *_) = (await claim(stage.batch.tongue, [Ask(B, 4)], lease_ms=30_000)).jobs
+    assert first.job_id == claimed[0].job_id
 
 
 async def test_jobs_keep_their_order_in_another_lane(stage):

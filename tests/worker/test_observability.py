@@ -353,13 +353,13 @@ async def test_runnable_leaves_out_what_no_worker_could_run(redis):
     await pause(ledger.tongue, "a:two", seconds=60.0, why="rate_limit")
     running = await claim(ledger.tongue, [Ask("a:one", 2)], lease_ms=30_000)
     assert len(running.jobs) == 2
-    await ledger.set_limit("batch:b3", 10)
-    taken = await claim(ledger.tongue, [Ask("a:three", 1)], lease_ms=30_000)
-    words = await admit(ledger.tongue, [Fare(taken.jobs[0], 1000, ("global", "batch:b3"))])
-    assert [word.word for word in words] == ["no_room"]
+    await ledger.set_limit("batch:b3", 1500)
+    taken = await claim(ledger.tongue, [Ask("a:three", 2)], lease_ms=30_000)
+    words = await admit(ledger.tongue, [Fare(one, 1000, ("global", "batch:b3")) for one in taken.jobs])
+    assert [word.word for word in words] == ["ok", "no_room"]
     found = await read_fleet(ledger, ["global"])
     assert {lane.name: lane.runnable for lane in found.lanes} == {"a:one": 3, "a:two": 5, "a:three": 0}
-    assert {lane.name: lane.parked_jobs for lane in found.lanes}["a:three"] == 5
+    assert {lane.name: lane.parked_jobs for lane in found.lanes}["a:three"] == 4
     assert found.runnable == 3
     paused = {
         (sample.labels["lane"], sample.labels["by"]): sample.value

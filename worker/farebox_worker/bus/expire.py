@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Collection
 
 import msgspec
 
@@ -66,7 +66,7 @@ def _decoded(payload: bytes | None) -> JobEnvelope | None:
         return None
 
 
-async def _find_flow(tongue: Tongue, flows_of_batch: Set[bytes], identity: str, envelope: JobEnvelope) -> str:
+async def _find_flow(tongue: Tongue, flows_of_batch: Collection[bytes], identity: str, envelope: JobEnvelope) -> str:
     """Find where a job waits: in one of its batch's flows, in any lane that may answer it."""
     lanes = lanes_of(envelope.a[0])
     flows = [flow for flow in map(bytes.decode, flows_of_batch) if tongue.keys.parts_of_flow(flow)[2] in lanes]
