@@ -69,7 +69,7 @@ end
 local running = read(keys, function(...) return redis.call('MGET', ...) end)
 local held = read(tokens, function(...) return redis.call('HMGET', P .. 'holds', ...) end)
 local is_held, is_gone = {}, {}  -- tokens, in this very call
-local verdicts, holds, shut = {seq}, {}, {}
+local verdicts, holds = {seq}, {}
 local lacking, last_ok = {}, {}  -- jobs without room, which may go aside; by flow, number of its last job that was admitted
 
 local function obstacle(manner, hold)  -- the first limit that leaves no room
@@ -125,29 +125,29 @@ local function size_of(siding, flow)
   return sidings[siding]
 end
 
-local function place(score) return int(math.min(score, SEQUENCE_END - 1)) end  -- in a siding
-
-local function may_go_aside(one)
+local function most_aside(one)  -- how many may be in the siding that this job goes to
   local is_passed = (last_ok[one.flow] or 0) > one.n
-  local most = (is_passed or one.is_of_tag) and MOST_ASIDE or one.is_hopeless and LOOK_AHEAD or 0
-  return most > 0 and size_of(one.siding, one.flow) < most
+  if is_passed or string.sub(parts_of_limit(one.limit.name), 1, 4) == 'tag:' then return MOST_ASIDE end
+  return one.hold > one.limit.reach and LOOK_AHEAD or 0
 end
 
 local function place_lacking()  -- those without room: where they wait, and for what
   local needs, had = {}, {}  -- by flow what it parks for; by siding how many jobs it had
   for _, one in ipairs(lacking) do
-    local flow, score, siding = one.flow, one.score, one.siding
-    if may_go_aside(one) then
+    local flow, name, score, most = one.flow, one.limit.name, one.score, most_aside(one)
+    local siding = siding_of(flow, name)
+    if siding ~= flow and most > 0 and size_of(siding, flow) < most then
       redis.call('ZREM', flow, one.id)
       had[siding] = had[siding] or sidings[siding]
       sidings[siding] = sidings[siding] + 1
-      flow, score = siding, place(one.hold)
+      flow = siding
     end
+    if flow == siding then score = int(math.min(one.hold, SEQUENCE_END - 1)) end
     go_back(one.id, flow, score)
     local need = needs[flow]
     if not need then
-      needs[flow] = {name = one.name, amount = one.hold}
-    elseif need.name == one.name then
+      needs[flow] = {name = name, amount = one.hold}
+    elseif need.name == name then
       need.amount = math.min(need.amount, one.hold)
     end
   end
@@ -190,10 +190,6 @@ for n = 1, #tokens do
     verdict = 'ok'
   elseif manner.is_cancelled then
     verdict = 'cancelled'
-  elseif shut[flow] then
-    go_back(id, flow, score)
-    is_gone[token] = true
-    verdict = shut[flow]
   elseif hold < 0 and #manner.limits > 0 then
     verdict = 'unpriced'
   else
@@ -201,20 +197,10 @@ for n = 1, #tokens do
     local blocked = obstacle(manner, hold)
     local short_ms = not blocked and tokens_short(manner.lane, tonumber(ARGV[at + 5]))
     if blocked then
-      local siding = siding_of(flow, blocked.name)
       is_gone[token] = true
       yield(flow, blocked.name)
       verdict = 'no_room ' .. blocked.name .. ' ' .. int(hold)
-      if siding == flow then
-        go_back(id, flow, place(hold))
-        park(flow, blocked.name, hold)
-        shut[flow] = verdict
-      else
-        local one = {n = n, id = id, flow = flow, score = score, hold = hold, name = blocked.name, siding = siding}
-        one.is_hopeless = hold > blocked.reach
-        one.is_of_tag = string.sub(parts_of_limit(blocked.name), 1, 4) == 'tag:'
-        lacking[#lacking + 1] = one
-      end
+      lacking[#lacking + 1] = {n = n, id = id, flow = flow, score = score, hold = hold, limit = blocked}
     elseif short_ms then
       go_back(id, flow, score)
       is_gone[token] = true
