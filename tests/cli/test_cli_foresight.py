@@ -134,6 +134,15 @@ def test_lines_that_never_fit_are_refused_together_with_the_cap_that_would_fit(d
     assert fits.code == 0, fits
 
 
+def test_lines_that_never_fit_into_the_global_limit_name_that(desk):
+    desk.write("own.jsonl", [prompt(0, max_tokens=90_000)])
+    desk.run("budget", "set", "0.001")
+    own = desk.run("run", "own.jsonl", "-m", "echo:echo", "--budget", "5")
+    assert own.code == 2
+    assert "never fits into the global limit of $0.001: alone it can cost more" in own.stderr
+    assert "a global limit of at least $" in own.stderr
+
+
 def test_caps_of_their_own_and_inputs_that_are_too_dear_are_told_apart(desk):
     desk.write("own.jsonl", [prompt(0, max_tokens=90_000)])
     own = desk.run("run", "own.jsonl", "-m", "echo:echo", "--budget", "0.01")

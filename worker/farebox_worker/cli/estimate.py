@@ -33,6 +33,7 @@ from farebox_worker.files.written import ForeignFileError, NameNow, Written, sca
 from farebox_worker.run import place as places
 from farebox_worker.run.ask import Ask
 from farebox_worker.run.forecast import Cost, Prospect, Seen, foresee, foresee_all, seen_before
+from farebox_worker.run.misfits import Ceiling
 from farebox_worker.run.picture import about
 from farebox_worker.run.plan import Plan, Planner
 from farebox_worker.run.screen import Screen
@@ -68,7 +69,9 @@ def estimate(
     limit = None if budget is None else nusd_from_usd(budget)
     ask = lines.ask(source)
     out = output if output is None and ask.source.spool else destination(output, ask.source).out
-    found = run_async(_estimate(settings, ask, out, limit, skip_invalid=lines.skip_invalid))
+    found = run_async(
+        _estimate(settings, ask, out, None if limit is None else Ceiling(limit), skip_invalid=lines.skip_invalid)
+    )
     if as_json:
         print_json(_json(found, limit))
     else:
@@ -95,7 +98,9 @@ class _Found:
         return foresee_all(self.plan.asked, self.seen)
 
 
-async def _estimate(settings: Settings, ask: Ask, out: Path | None, limit: int | None, *, skip_invalid: bool) -> _Found:
+async def _estimate(
+    settings: Settings, ask: Ask, out: Path | None, limit: Ceiling | None, *, skip_invalid: bool
+) -> _Found:
     known = places.earlier(out) if out else None
     namespace = settings.redis.namespace
 
@@ -107,7 +112,7 @@ async def _estimate(settings: Settings, ask: Ask, out: Path | None, limit: int |
         planner = Planner(ask, shop.catalogue, shop.routes)
         written = await asyncio.to_thread(_written, out, planner.name_now)
         with Screen(plain_after_s=2.0) as screen, ended_by_ctrl_c():
-            plan = planner.judge(limit_nusd=limit, on_lines=screen.reading, is_done=is_done, is_strict=False)
+            plan = planner.judge(limit=limit, on_lines=screen.reading, is_done=is_done, is_strict=False)
     tell_bad(planner.path, plan.summary, skips=skip_invalid)
     if not plan.summary.good:
         raise InputError(f"{planner.path} holds no jobs.")

@@ -43,6 +43,7 @@ from farebox_worker.files.fit import Fit
 from farebox_worker.files.output import OutputFile
 from farebox_worker.files.sidecar import Sidecar
 from farebox_worker.files.written import ForeignFileError
+from farebox_worker.limits import in_words
 from farebox_worker.process.process import Process
 from farebox_worker.run import place as places
 from farebox_worker.run.ask import Ask
@@ -52,6 +53,7 @@ from farebox_worker.run.finish import Finish
 from farebox_worker.run.follow import Follow
 from farebox_worker.run.forecast import Prospect, look_ahead, scopes_of, seen_before
 from farebox_worker.run.job import Ending, MainJob
+from farebox_worker.run.misfits import Ceiling
 from farebox_worker.run.picture import about, ends_after
 from farebox_worker.run.plan import Plan, Planner
 from farebox_worker.run.screen import Screen
@@ -138,19 +140,20 @@ async def _run(settings: Settings, ask: Ask, flags: Flags, *, as_json: bool) -> 
         finish = Finish(where, flags.ordered, columns)
         if flags.dry_run:
             with Screen(is_quiet=flags.quiet) as screen:
-                plan = _judge(planner, flags, screen, limit_nusd=flags.budget_nusd)
+                limit = None if flags.budget_nusd is None else Ceiling(flags.budget_nusd)
+                plan = _judge(planner, flags, screen, limit=limit)
             return _tell_plan(plan, source, as_json=as_json)
         with Screen(is_quiet=flags.quiet) as screen:
             async with open_session(settings, creates=True) as session:
                 await session.ledger.epoch()  # refused before the file is judged
-                limit = await _limit_nusd(session, flags, known)
+                limit = await _least_limit(session, flags, known)
                 with ExitStack() as stack:
                     earlier = _earlier_output(out_path, flags, planner)
                     if earlier:
                         stack.enter_context(earlier)
                     is_done = places.done_before(known, session.namespace, earlier)
                     content = _content(planner, session, known, flags, screen)
-                    plan = _judge(planner, flags, screen, limit_nusd=limit, is_done=is_done, content=content)
+                    plan = _judge(planner, flags, screen, limit=limit, is_done=is_done, content=content)
                     _refuse_without_budget(plan, flags, limit)
                     out = earlier or stack.enter_context(
                         OutputFile.open(out_path, overwrite=flags.overwrite, source=source)
@@ -273,13 +276,16 @@ async def _warn_of_the_end(batch: Batch, prospect: Prospect, plan: Plan, out: Ou
     )
 
 
-async def _limit_nusd(session: Session, flags: Flags, known: Sidecar | None) -> int | None:
+async def _least_limit(session: Session, flags: Flags, known: Sidecar | None) -> Ceiling | None:
     """The least of the limits that will hold: the global ones, and the run's own, given now or earlier."""
     own = flags.budget_nusd
     if own is None and known is not None and not flags.no_budget:
         own = (await session.ledger.scope(f"batch:{known.batch_id}")).limit_nusd
-    overall = [limit.limit_nusd for limit in await session.ledger.limits([GLOBAL])]
-    return min(overall if own is None else [own, *overall], default=None)
+    overall = await session.ledger.limits([GLOBAL])
+    limits = [Ceiling(limit.limit_nusd, in_words(limit.name).removeprefix("the ")) for limit in overall]
+    if own is not None:
+        limits.append(Ceiling(own))
+    return min(limits, key=lambda limit: limit.nusd, default=None)
 
 
 def _content(planner: Planner, session: Session, known: Sidecar | None, flags: Flags, screen: Screen) -> Content:
@@ -295,12 +301,12 @@ def _judge(
     flags: Flags,
     screen: Screen,
     *,
-    limit_nusd: int | None,
+    limit: Ceiling | None,
     is_done: Callable[[str], bool] = lambda _: False,
     content: Content | None = None,
 ) -> Plan:
     with ended_by_ctrl_c():
-        plan = planner.judge(limit_nusd=limit_nusd, on_lines=screen.reading, is_done=is_done, content=content)
+        plan = planner.judge(limit=limit, on_lines=screen.reading, is_done=is_done, content=content)
     source = planner.path
     advice = plan.misfits.advice() if plan.misfits else ""
     tell_bad(source, plan.summary, skips=flags.lines.skip_invalid, advice=advice, unsent="Nothing was sent.")
@@ -309,8 +315,8 @@ def _judge(
     return plan
 
 
-def _refuse_without_budget(plan: Plan, flags: Flags, limit_nusd: int | None) -> None:
-    if not plan.needs_budget or flags.no_budget or limit_nusd is not None:
+def _refuse_without_budget(plan: Plan, flags: Flags, limit: Ceiling | None) -> None:
+    if not plan.needs_budget or flags.no_budget or limit is not None:
         return
     unknown = f" (and no price is known for {', '.join(sorted(plan.unpriced))})" if plan.unpriced else ""
     raise InputError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import msgspec
 
 from farebox.errors import InputError
@@ -12,11 +14,19 @@ from farebox_worker.prices.rates import Price
 from farebox_worker.providers.base import Prepared
 
 
-class NeverFitsError(InputError):
-    """A line whose worst case is above the whole budget. All say the same, so that many are told as one."""
+@dataclass(frozen=True, slots=True)
+class Ceiling:
+    """The least limit that will hold: how much, and what it is: the `budget`, or `global limit` and the like."""
 
-    def __init__(self, limit_nusd: int) -> None:
-        super().__init__(f"never fits into the budget of {dollars_from_nusd(limit_nusd)}: alone it can cost more")
+    nusd: int
+    kind: str = "budget"
+
+
+class NeverFitsError(InputError):
+    """A line whose worst case is above a whole limit. All say the same, so that many are told as one."""
+
+    def __init__(self, limit: Ceiling) -> None:
+        super().__init__(f"never fits into the {limit.kind} of {dollars_from_nusd(limit.nusd)}: alone it can cost more")
 
 
 class _Caps(msgspec.Struct):
@@ -30,10 +40,10 @@ _caps = msgspec.json.Decoder(_Caps)
 
 
 class Misfits:
-    """The lines that can never fit into `limit_nusd`."""
+    """The lines that can never fit into a limit."""
 
-    def __init__(self, limit_nusd: int) -> None:
-        self.limit_nusd = limit_nusd
+    def __init__(self, limit: Ceiling) -> None:
+        self.limit = limit
         self.numbers = LineNumbers()
         self.largest_nusd = 0
         self.cap: int | None = None  # with at most so many output tokens each would fit, but for the hopeless
@@ -48,7 +58,7 @@ class Misfits:
         self.largest_nusd = max(self.largest_nusd, hold_nusd)
         caps = _caps.decode(job.body)
         bare_nusd = price.worst_nusd(prepared.input_bound, 0, prepared.fees)
-        room_nusd = self.limit_nusd - bare_nusd
+        room_nusd = self.limit.nusd - bare_nusd
         fits = prepared.output_bound * room_nusd // max(1, hold_nusd - bare_nusd) // (caps.n or 1)
         if fits < 1:
             self.hopeless += 1
@@ -62,7 +72,7 @@ class Misfits:
         if not self.numbers:
             return ""
         count = len(self)
-        budget = f"a budget of at least {dollars_from_nusd(self.largest_nusd)} lets all through"
+        budget = f"a {self.limit.kind} of at least {dollars_from_nusd(self.largest_nusd)} lets all through"
         who = f"{count:,} {'line' if count == 1 else 'lines'} ({self.numbers}) can never fit: {budget}"
         if self.cap is None:
             return f"{who}; a smaller --max-tokens would not, their input alone can cost more."

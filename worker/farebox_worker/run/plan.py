@@ -24,7 +24,7 @@ from farebox_worker.providers.base import Prepared
 from farebox_worker.routes import Routes
 from farebox_worker.run.ask import Ask
 from farebox_worker.run.forecast import Load, Loads
-from farebox_worker.run.misfits import Misfits, NeverFitsError
+from farebox_worker.run.misfits import Ceiling, Misfits, NeverFitsError
 from farebox_worker.run.screen import TOLD_EVERY
 
 
@@ -163,7 +163,7 @@ class Planner:
     def judge(
         self,
         *,
-        limit_nusd: int | None,
+        limit: Ceiling | None,
         on_lines: Callable[[int], None],
         is_done: Callable[[str], bool] = lambda _: False,
         is_strict: bool = True,
@@ -172,7 +172,7 @@ class Planner:
         """Judge the whole file.
 
         Args:
-            limit_nusd: the budget; a job that can never fit into it is a bad line, and so is one without a price.
+            limit: a job that can never fit into it is a bad line, and so is one without a price.
             on_lines: told now and then how many lines were read.
             is_done: tells of a custom id whether it has its answer, and so needs no room in the budget any more.
             is_strict: without it, lines that the budget refuses are good ones, and only counted.
@@ -180,8 +180,8 @@ class Planner:
 
         Raises: InputError when the file cannot be read; ConfigError when a key is missing.
         """
-        plan = self._plan = Plan(misfits=None if limit_nusd is None else Misfits(limit_nusd))
-        self._is_strict, self._is_done = is_strict and limit_nusd is not None, is_done
+        plan = self._plan = Plan(misfits=None if limit is None else Misfits(limit))
+        self._is_strict, self._is_done = is_strict and limit is not None, is_done
         self._rejected, self._passed, self._last_line = LineNumbers(), LineNumbers(), None
         first, asked, asked_line = self._ask.first, 0, 0
         known_lines = content.known_lines if content else 0
@@ -190,7 +190,7 @@ class Planner:
         is_whole = content is not None and content.is_whole  # then no two lines have one id: that was seen before
         for place, line in enumerate(self._read(check=self._check, is_known=is_known, is_judged=is_whole), 1):
             if known_lines and line.job is None:  # only where all are read, bad ones are told by their places
-                return self.judge(limit_nusd=limit_nusd, on_lines=on_lines, is_done=is_done, is_strict=is_strict)
+                return self.judge(limit=limit, on_lines=on_lines, is_done=is_done, is_strict=is_strict)
             plan.summary.add(line)
             if plan.misfits is not None and self._judged is not None and not self._judged.fits:
                 plan.misfits.numbers.add(line.number)
@@ -291,8 +291,8 @@ class Planner:
             raise InputError(fee_problem(route.entry.model_ref, fee))
         hold = _worst(price, prepared)
         plan.needs_budget = plan.needs_budget or not (route.entry.free or price.pretend)
-        if self._is_strict and plan.misfits is not None and hold > plan.misfits.limit_nusd:
-            raise NeverFitsError(plan.misfits.limit_nusd)
+        if self._is_strict and plan.misfits is not None and hold > plan.misfits.limit.nusd:
+            raise NeverFitsError(plan.misfits.limit)
         self._judged.worst_nusd = max(self._judged.worst_nusd, hold)
         plan.largest_nusd = max(plan.largest_nusd, hold)
 
@@ -320,11 +320,11 @@ class Planner:
         plan.needs_budget = plan.needs_budget or not (entry.free or price.pretend)
         if price.pretend:
             plan.pretend.add(job.model_ref)
-        if plan.misfits is not None and hold > plan.misfits.limit_nusd and not self._is_done(job.custom_id):
+        if plan.misfits is not None and hold > plan.misfits.limit.nusd and not self._is_done(job.custom_id):
             plan.misfits.judge(job, prepared, price, hold)
             self._judged.fits = False
             if self._is_strict:
-                raise NeverFitsError(plan.misfits.limit_nusd)
+                raise NeverFitsError(plan.misfits.limit)
         plan.largest_nusd = max(plan.largest_nusd, hold)
 
     def _count(self, loads: Loads, job: Job) -> None:
