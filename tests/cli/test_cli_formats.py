@@ -3,9 +3,11 @@
 import csv
 import gzip
 import json
+import os
 import signal
 import subprocess
 import time
+from functools import partial
 
 import pytest
 import zstandard
@@ -169,6 +171,15 @@ def test_when_nobody_reads_stdout_the_answers_are_kept(desk):
     assert (run.wait(30), "nobody reads stdout any more" in error, "Exception" in error) == (1, True, False)
     assert desk.run("run", "in.jsonl", "-m", "echo:echo", "--budget", 9).code == 0
     assert_exactly_once(desk.out("in.jsonl.out.jsonl"), [f"p{n}" for n in range(300)])
+
+
+def test_when_stdout_is_a_full_disk_the_answers_are_kept(desk):
+    desk.prompts(5)
+    fill = partial(os.dup2, os.open("/dev/full", os.O_WRONLY), 1)
+    run = desk.start("run", "in.jsonl", "-m", "echo:echo", "-o", "-", "--budget", 9, preexec_fn=fill)
+    error = run.stderr.read().decode()
+    assert (run.wait(30), "No space left on device. in.jsonl.out.jsonl keeps the answers" in error) == (1, True)
+    assert len(desk.out("in.jsonl.out.jsonl")) == 5
 
 
 @pytest.mark.parametrize("kind", ["gz", "zst"])

@@ -64,10 +64,11 @@ def destination(output: Path | None, source: Source) -> Destination:
 
 
 class StdoutClosedError(FareboxError):
-    """Whoever read the answers reads no more."""
+    """Stdout takes no more answers: whoever read them has gone, or the disk is full."""
 
-    def __init__(self, out: Path) -> None:
-        super().__init__(f"nobody reads stdout any more. {out} keeps the answers; the same command goes on.")
+    def __init__(self, out: Path, error: OSError) -> None:
+        why = "nobody reads stdout any more" if isinstance(error, BrokenPipeError) else f"stdout: {error.strerror}"
+        super().__init__(f"{why}. {out} keeps the answers; the same command goes on.")
 
 
 class Copy:
@@ -91,6 +92,6 @@ class Copy:
                     self._stream.write(piece)
                     self._length += len(piece)
                 self._stream.flush()
-            except BrokenPipeError:
+            except OSError as error:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its end
-                raise StdoutClosedError(self._out) from None
+                raise StdoutClosedError(self._out, error) from None
