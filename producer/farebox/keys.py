@@ -31,7 +31,7 @@
 | `<ns>:flow:<priority>:<batch>+<limit>:<lane>` | zset | none | admit, claim, settle | claim, arq | its siding: jobs that wait for this limit, so that others of the flow go on; `<limit>` with `+` for each `:` |
 | `<ns>:batch:<batch>` | hash | ids_days | submit, settle | everybody | name, created_ms, total, sealed, cancelled, aborted, counts |
 | `<ns>:batches` | zset | none | submit | batches | batch ids by creation in ms |
-| `<ns>:flows:<batch>` | set | ids_days | submit | cancel, status | the flows of a batch |
+| `<ns>:flows:<batch>` | set | ids_days | submit, admit, lapse | cancel, claim, status | the flows of a batch, and their sidings |
 | `<ns>:movable` | set | none | submit, settle, move | workers | flows whose jobs name fallbacks; empty ones are forgotten by move |
 | `<ns>:spread` | set | none | submit, settle, move | workers | flows whose jobs several lanes share |
 | `<ns>:ids:<batch>` | hash | ids_days | submit | submit | job digest: body digest; the tombstones |

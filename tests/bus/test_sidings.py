@@ -8,6 +8,7 @@ import pytest
 from tests.bus_support import LANE, LEASE, TTL, enter, finished, scopes, take
 
 from farebox.amend import drop
+from farebox.batch import Batch
 from farebox.records import Job
 from farebox.status import read_status
 from farebox_worker.bus.admit import Fare, admit
@@ -235,3 +236,19 @@ async def test_who_can_fit_no_more_keeps_nobody_waiting(batch, redis):
     assert await enter_sized(batch, await take(batch, 1), big=70, small=1) == ["no_room"]
     assert await batch.parked() == [(SIDING, "global", 70)]
     assert await enter_sized(batch, await take(batch, 1), big=70, small=1) == ["ok"]
+
+
+async def test_empty_sidings_of_single_jobs_are_forgotten(redis):
+    batch = Batch(redis, "default")
+    await batch.ledger.create()
+    await batch.open()
+    await batch.ledger.set_limit(TAG, 0)
+    await batch.submit([job("alpha")])
+    await enter_sized(batch, await take(batch), big=0, small=5, tagged=["alpha"])
+    siding = TAG_SIDING.replace("b1", "default").encode()
+    await lapse(batch.tongue)
+    assert siding in await redis.smembers("farebox:flows:default")
+    assert await drop(batch, batch.job_id("alpha"), "alpha", siding.decode())
+    await redis.hdel("farebox:ledger", "lapsed")
+    await lapse(batch.tongue)
+    assert await redis.smembers("farebox:flows:default") == {FLOW.replace("b1", "default").encode()}

@@ -6,7 +6,7 @@
 --
 -- Returns {seq, per lapsed attempt: id, hold in nano-dollars or "" when nothing was admitted}
 -- It also looks after the parked, some of them each time: reopens what fits, and lets nothing smaller pass whoever waited
--- 30 s and still can fit, unless its lane is paused.
+-- 30 s and still can fit, unless its lane is paused. And it forgets empty sidings of single jobs, for there may be many tags.
 local LOOKED_AT = 100  -- parked flows, or as many as the server keeps in one piece
 local force = ARGV[4] == '1'
 local state = redis.call('HMGET', KEYS[1], 'lapsed', 'grace', 'looked')
@@ -92,4 +92,8 @@ for i = 1, #parking, 2 do  -- whoever waited 30 s and could still fit goes befor
   end
 end
 for name in pairs(reach) do reopen(name) end
+
+for _, flow in ipairs(redis.call('SRANDMEMBER', P .. 'flows:default', 20)) do  -- of the one batch that never ends
+  if is_siding(flow) and redis.call('EXISTS', flow) == 0 then redis.call('SREM', P .. 'flows:default', flow) end
+end
 return answer
