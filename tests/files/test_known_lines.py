@@ -111,7 +111,7 @@ def judge(made, done, before=None):
 
     made._check_first = counted
     content = Content(made.source, made.digest(), before, quiet)
-    plan = made.judge(limit_nusd=None, on_lines=quiet, is_done=done.__contains__, content=content)
+    plan = made.judge(limit=None, on_lines=quiet, is_done=done.__contains__, content=content)
     return plan, read, content.compared(plan.summary.last_line)
 
 

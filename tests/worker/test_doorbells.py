@@ -20,8 +20,15 @@ def now(monkeypatch):
 
 
 @pytest.fixture
-def bells(redis):
-    return Doorbells(Tongue(redis, Keys("farebox")), Outage(), only_batch="", lanes=lambda: ["a:1", "b:2"])
+def free():
+    """The lanes that have a free slot."""
+    return {"a:1", "b:2"}
+
+
+@pytest.fixture
+def bells(redis, free):
+    tongue, lanes = Tongue(redis, Keys("farebox")), ["a:1", "b:2"]
+    return Doorbells(tongue, Outage(), only_batch="", lanes=lambda: lanes, with_slots=lambda: free)
 
 
 async def test_only_what_was_rung_for_is_worth_a_claim(bells, now):
@@ -63,3 +70,17 @@ async def test_a_bell_is_for_its_lane_alone(bells, redis, now):
     await bells.sleep(5, has_room=True)
     bells.stop_listening()
     assert bells.heard(math.inf) == {"b:2"}
+
+
+async def test_a_bell_for_a_lane_without_a_free_slot_is_left_to_others(bells, free, redis, now):
+    bells.heard(math.inf)
+    free.remove("b:2")
+    bell = Keys("farebox").lane_bell("b:2")
+    await redis.rpush(bell, "1")
+    await bells.sleep(0.2, has_room=True)
+    assert await redis.llen(bell) == 1
+    await redis.rpush(Keys("farebox").lane_bell("a:1"), "1")
+    bells.heard(math.inf)
+    await bells.sleep(5, has_room=True)
+    bells.stop_listening()
+    assert bells.heard(math.inf) == {"a:1"}, "what it has a slot for it hears at once"

@@ -485,6 +485,7 @@ async def test_a_lane_takes_over_only_jobs_that_name_it(stage):
     await claim(stage.batch.tongue, [Ask(B, 100)], lease_ms=30_000)
     await claim(stage.batch.tongue, [Ask(B, 100)], lease_ms=30_000)
     assert await balance.take_over({B: (0, 10)}) > 0
+    assert not balance.is_due([B]), "what it took it could not begin: it waits before it takes again"
 
 
 def test_all_lanes_end_together_and_a_slow_one_begins_nothing_that_others_end_sooner():

@@ -40,3 +40,19 @@ async def test_many_flows_are_level_after_a_round_of_claims(redis):
 async def test_few_slots_are_never_given_to_one_flow_alone(redis):
     tongue = await flows(redis, 3, 20)
     assert len(await served(tongue, 4)) >= 2
+
+
+async def test_the_sidings_of_a_batch_share_what_one_flow_gets(redis):
+    tongue = await flows(redis, 2, 2000)
+    for n in range(20):
+        siding = f"farebox:flow:0:b0+tag+t{n}:{LANE}"
+        ids = {f"farebox:s{n}-{i}": i for i in range(100)}
+        await redis.mset({f"arq:job:{one}": b"x" for one in ids})
+        await redis.zadd(siding, ids)
+        await redis.sadd("farebox:flows:b0", siding)
+        await redis.zadd(f"farebox:open:{LANE}", {siding: 9e14})
+    taken = Counter()
+    for _ in range(40):
+        for flow, count in (await served(tongue, 64)).items():
+            taken["b1" if ":b1:" in flow else "b0"] += count
+    assert taken["b0"] < 3 * taken["b1"]

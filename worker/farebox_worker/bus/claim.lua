@@ -142,6 +142,11 @@ local function count_rivals(flow, lane)  -- how many flows share its priority, i
   return redis.call('ZCOUNT', P .. 'open:' .. lane, int(band), '(' .. int(band + 1e14))
 end
 
+local function weight_of(flow)  -- the sidings of a batch share about what one flow gets
+  local _, batch = parts(flow)
+  return is_siding(flow) and math.max(1, redis.call('SCARD', P .. 'flows:' .. batch) - 1) or 1
+end
+
 local function head_of(lane)  -- the flow that waits for the soonest time, and that time
   local head = redis.call('ZRANGE', P .. 'wait:' .. lane, 0, 0, 'WITHSCORES')
   return head[1], tonumber(head[2])
@@ -244,6 +249,7 @@ end
 local function room_in_flight(lane, pace, most)  -- a provider that refuses does it at once: what runs so long was let in
   local in_flight = redis.call('ZCARD', P .. 'leases:' .. lane)
   local grew = tonumber(pace.grew)
+  if most > 0 and most <= math.min(pace.target, in_flight) then wait_until(now + 1000) end  -- whoever makes room may go
   if pace.target < (pace.cut and FEW or MOST_TARGET) and in_flight >= 0.75 * pace.target then
     local patience, more = pace.cut and SILENT_MS or LET_IN_MS, pace.cut and 1 or pace.target
     if grew and now - grew >= patience then change(pace, 'target', math.min(MOST_TARGET, pace.target + more)) end
@@ -289,7 +295,7 @@ local function serve(lane, slots)  -- returns how many it took
       close(flow, lane, got)
       rivals = rivals - 1
     elseif got > 0 then
-      redis.call('ZINCRBY', P .. 'open:' .. lane, got, flow)
+      redis.call('ZINCRBY', P .. 'open:' .. lane, got * weight_of(flow), flow)
     end
   end
   wake(lane)

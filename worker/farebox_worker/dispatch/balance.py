@@ -112,6 +112,7 @@ class Balance:
         self._call_s: dict[str, float] = {}
         self._quiet_until_s: dict[str, float] = {}
         self._looked_s = -math.inf
+        self._took: set[str] = set()  # since the last look
         self._strange: dict[tuple[str, str], float] = {}
         self.again_in_s = math.inf
 
@@ -123,6 +124,9 @@ class Balance:
     def is_due(self, idle: Collection[str]) -> bool:
         """Whether to look now; `idle` are lanes that asked for jobs and got none."""
         now_s, quiet_s = time.monotonic(), self._quiet_until_s
+        for lane in self._took.intersection(idle):  # it could not begin what it took: some limit holds it, too
+            quiet_s[lane] = now_s + LOOK_S
+        self._took.clear()
         if now_s >= self._looked_s + LOOK_S:
             return True
         return quiet_s.get("", 0.0) <= now_s and any(quiet_s.get(lane, 0.0) <= now_s for lane in idle)
@@ -147,7 +151,9 @@ class Balance:
         for lane in sorted((lane for lane in slots if lane in loads), key=lambda one: loads[one].call_s or 0.0):
             got = await self._take(lane, waiting, loads, end_s)
             taken += got
-            if not got:
+            if got:
+                self._took.add(lane)
+            else:
                 quiet_s[lane] = now_s + LOOK_S
         return taken
 

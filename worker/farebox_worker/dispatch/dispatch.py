@@ -91,7 +91,7 @@ class Dispatch:
         self.steering = Steering(tongue, routes, key_names, self.witness)
         self.moves = Moves(tongue, routes, after_s=settings.worker.fallback_after_s, only_batch=only_batch)
         self.balance = Balance(tongue, only_batch=only_batch)
-        self.bells = Doorbells(tongue, outage, only_batch=only_batch, lanes=self.served)
+        self.bells = Doorbells(tongue, outage, only_batch=only_batch, lanes=self.served, with_slots=self._with_slots)
         self.settler = Settler(
             tongue,
             outage,
@@ -189,6 +189,9 @@ class Dispatch:
         leaving = Counter(self._lane_of(one.flow) for one in self.settler.group if one.action == "finish")
         return self._slots.asks(self.lanes if lanes is None else self.lanes.intersection(lanes), self.lanes, leaving)
 
+    def _with_slots(self) -> set[str]:
+        return {ask.lane for ask in self._asks(None)}
+
     async def _take_over(self, asks: list[Ask], jobs: list[Claimed]) -> int:
         """Let lanes take over jobs that wait in lanes like them, and would be answered there later."""
         got = {self._lane_of(claimed.flow) for claimed in jobs}
@@ -244,7 +247,9 @@ class Dispatch:
         route = self._routes.find(lane)
         # its provider was stopped between the claim and here, or others of its lanes make the first calls
         if route is None or self._first_calls.is_over(route.entry.provider_id, self._slots.held):
-            return Settlement(claimed.job_id, claimed.flow, claimed.token, "return", "release", due=claimed.score)
+            return Settlement(
+                claimed.job_id, claimed.flow, claimed.token, "return", "release", due=claimed.score, felt="unsent"
+            )
         try:
             return sending.prepare(claimed, batch_id, route, deadline=deadline)
         except Exception as error:  # a payload must never kill a worker

@@ -29,15 +29,25 @@ class Doorbells:
         tongue: its server and keys; each of the two loops holds one connection.
         only_batch: listen to this batch's bell alone, or "" for the lanes'.
         lanes: the lanes that are served now.
+        with_slots: those of them that have a free slot.
         outage: told when the server is away.
     """
 
-    def __init__(self, tongue: Tongue, outage: Outage, *, only_batch: str, lanes: Callable[[], Iterable[str]]) -> None:
+    def __init__(
+        self,
+        tongue: Tongue,
+        outage: Outage,
+        *,
+        only_batch: str,
+        lanes: Callable[[], Iterable[str]],
+        with_slots: Callable[[], set[str]],
+    ) -> None:
         self._redis = tongue.redis
         self._keys = tongue.keys
         self._outage = outage
         self._only_batch = only_batch
         self._lanes = lanes
+        self._with_slots = with_slots
         self._rung = asyncio.Event()
         self._worth: set[str] = set()
         self._is_news = True
@@ -83,26 +93,30 @@ class Doorbells:
             self._listener = None
 
     async def _listen(self) -> None:
+        is_for_others = False  # what was heard last: then lanes without a slot are left to them for a moment
         while True:
             await self._has_room.wait()
-            bells = self._bells()
+            bells = self._bells(self._with_slots() if is_for_others else self._lanes())
             try:
-                heard = await self._redis.blpop(list(bells), BELL_WAIT_S) if bells else None
+                wait_s = AGAIN_S if is_for_others else BELL_WAIT_S
+                heard = await self._redis.blpop(list(bells), wait_s) if bells else None
                 if not bells:
                     await asyncio.sleep(AGAIN_S)
-                if heard and not self._has_room.is_set():
+                lanes = bells[heard[0].decode()] if heard else None
+                is_for_others = lanes is not None and not self._with_slots().intersection(lanes)
+                if heard and (is_for_others or not self._has_room.is_set()):
                     await self._redis.rpush(heard[0], heard[1])
                 elif heard:
-                    self.ring(bells[heard[0].decode()])
+                    self.ring(lanes)
             except (RedisError, OSError) as error:
                 self._outage.begin(error)
                 await asyncio.sleep(AGAIN_S)
 
-    def _bells(self) -> dict[str, list[str] | None]:
-        """By the key of each bell: the lanes it is rung for, None for all."""
+    def _bells(self, lanes: Iterable[str]) -> dict[str, list[str] | None]:
+        """By the key of each bell: those of the lanes that it is rung for, None for all."""
         if self._only_batch:
             return {self._keys.batch_bell(self._only_batch): None}
-        return {self._keys.lane_bell(lane): [lane] for lane in self._lanes()}
+        return {self._keys.lane_bell(lane): [lane] for lane in lanes}
 
     async def hear_control(self, on_message: Callable[[str], Awaitable[None]]) -> None:
         """Hear control messages for ever: "lane …", "limit …", "cancel …", "pause …"."""
