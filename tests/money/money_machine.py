@@ -845,7 +845,7 @@ class MoneyMachine(RuleBasedStateMachine):
                 t.work.due_ms = 0
         else:
             self.books.add(t.scopes, held=t.hold)
-            t.owed, t.work.running = "held", t
+            t.owed, t.work.running, t.work.flow = "held", t, t.claimed.flow
             if other:
                 other.is_gone = True
         self._excuse(t.scopes)

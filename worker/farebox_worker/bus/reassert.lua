@@ -19,11 +19,16 @@ local function is_settled(token)  -- or released by an operator
 end
 
 local function lease(id, flow, token)
-  local _, _, lane = parts(flow)
+  local _, batch, lane = parts(flow)
   redis.call('SET', 'arq:in-progress:' .. id, token .. flow)
   redis.call('ZADD', P .. 'leases:' .. lane, ends, id)
   redis.call('SADD', P .. 'lanes', lane)
-  if redis.call('EXISTS', 'arq:job:' .. id) == 1 then redis.call('ZADD', flow, ends, id) end
+  if redis.call('EXISTS', 'arq:job:' .. id) == 0 then return end
+  if not redis.call('ZSCORE', flow, id) then  -- it was claimed again meanwhile, and set aside or moved
+    for _, other in ipairs(redis.call('SMEMBERS', P .. 'flows:' .. batch)) do redis.call('ZREM', other, id) end
+    take_in(flow, 'last')
+  end
+  redis.call('ZADD', flow, ends, id)
 end
 
 for at = first, #ARGV, 6 do
