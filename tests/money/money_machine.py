@@ -1266,6 +1266,7 @@ class MoneyMachine(RuleBasedStateMachine):
         time.sleep(0.02)
         self.lapse("dead")
         for name, limit in list(self.books.limits.items()):  # what parked at another hold is tried again
+            self.eyes.delete(f"farebox:starved:{name}")
             for amount in (10**9, limit):
                 self.set_limit(split(name)[0], amount, split(name)[1])
         self._work_off()
@@ -1286,12 +1287,14 @@ class MoneyMachine(RuleBasedStateMachine):
         self._seal_all()
 
     def _judge_what_waits(self):
-        """Nothing that would fit into what is left."""
+        """Nothing that would fit into what is left; but what waits aside for another hold than now."""
         for work in self.works.values():
-            is_let_in = work.batch not in self.cancelled and provider_of(work.lane) not in self.probing
-            if not work.outcome and is_let_in:  # where one goes first, the others were not asked what they need now
-                rooms = [self.books.room(name) for name in self.books.limited(work.scopes)]
-                assert min(rooms) < work.fare, "money is left, and a job waits that would fit"
+            if work.outcome or work.batch in self.cancelled:
+                continue
+            if is_siding(work.flow) and self.eyes.zscore(work.flow, work.id) != work.fare:
+                continue
+            rooms = [self.books.room(name) for name in self.books.limited(work.scopes)]
+            assert min(rooms) < work.fare, "money is left, and a job waits that would fit"
 
     def _let_all_be_due(self):
         for flow in self.eyes.keys("farebox:flow:*"):  # nothing is due in the far future any more
