@@ -19,7 +19,7 @@ FILES = {
     for folder in ("producer/farebox/lua", "worker/farebox_worker/bus")
     for path in (ROOT / folder).glob("*.lua")
 }
-SHARED = ("prelude", "tally", "scopes", "pace", "felt")  # they stand before others
+SHARED = ("prelude", "tally", "scopes", "pace", "felt", "turns")  # they stand before others
 SCRIPTS = {
     script.name: script
     for module in (scripts, worker_scripts)

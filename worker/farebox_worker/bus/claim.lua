@@ -111,25 +111,26 @@ local function close(flow, lane, got)  -- nothing due: wait for the next time, i
   if soonest[2] then later(flow, tonumber(soonest[2])) end
 end
 
-local own_flows  -- by lane: those of the batch that is served alone
+local own_flows = {}  -- by batch that is served alone, and by lane
 
-local function flows_of_batch(lane)
-  if not own_flows then
-    own_flows = {}
-    for _, flow in ipairs(redis.call('SMEMBERS', P .. 'flows:' .. only)) do
+local function flows_of(batch, lane)
+  if not own_flows[batch] then
+    local found = {}
+    for _, flow in ipairs(redis.call('SMEMBERS', P .. 'flows:' .. batch)) do
       local _, _, of = parts(flow)
-      own_flows[of] = own_flows[of] or {}
-      table.insert(own_flows[of], flow)
+      found[of] = found[of] or {}
+      table.insert(found[of], flow)
     end
+    own_flows[batch] = found
   end
-  return own_flows[lane] or {}
+  return own_flows[batch][lane] or {}
 end
 
-local function pick(lane)  -- the flow whose turn it is
+local function pick(lane, batch)  -- the flow whose turn it is, of a batch or, with "", of all
   local opened = P .. 'open:' .. lane
-  if only == '' then return redis.call('ZRANGE', opened, 0, 0)[1] end
+  if batch == '' then return redis.call('ZRANGE', opened, 0, 0)[1] end
   local first, least
-  for _, flow in ipairs(flows_of_batch(lane)) do
+  for _, flow in ipairs(flows_of(batch, lane)) do
     local score = tonumber(redis.call('ZSCORE', opened, flow))
     if score and (not least or score < least) then first, least = flow, score end
   end
@@ -249,7 +250,6 @@ end
 local function room_in_flight(lane, pace, most)  -- a provider that refuses does it at once: what runs so long was let in
   local in_flight = redis.call('ZCARD', P .. 'leases:' .. lane)
   local grew = tonumber(pace.grew)
-  if most > 0 and most <= math.min(pace.target, in_flight) then wait_until(now + 1000) end  -- whoever makes room may go
   if pace.target < (pace.cut and FEW or MOST_TARGET) and in_flight >= 0.75 * pace.target then
     local patience, more = pace.cut and SILENT_MS or LET_IN_MS, pace.cut and 1 or pace.target
     if grew and now - grew >= patience then change(pace, 'target', math.min(MOST_TARGET, pace.target + more)) end
@@ -259,7 +259,9 @@ local function room_in_flight(lane, pace, most)  -- a provider that refuses does
     end
     wait_until(grew + patience)
   end
-  return math.min(pace.target, most > 0 and most or math.huge) - in_flight
+  local room = math.min(pace.target, most > 0 and most or math.huge) - in_flight
+  if room < 1 and (most > 0 and most <= pace.target or only ~= '') then wait_until(now + 1000) end  -- who makes room may go
+  return room
 end
 
 local function may_probe(provider)  -- one job of it runs at a time, until one was answered
@@ -283,7 +285,7 @@ local function serve(lane, slots)  -- returns how many it took
   local least = math.min(LEAST_SHARE, math.ceil(slots / 2))
   local priority, rivals
   while slots > 0 and bytes < max_bytes and taken < MOST do
-    local flow = pick(lane)
+    local flow = pick(lane, only)
     if not flow then break end
     if parts(flow) ~= priority then priority, rivals = parts(flow), count_rivals(flow, lane) end
     local share = math.min(slots, 64)
@@ -302,6 +304,22 @@ local function serve(lane, slots)  -- returns how many it took
   return taken - before
 end
 
+local function is_my_turn(lane)  -- or whether others who wait for room in it are to go first
+  if only == '' then return true end  -- what they have is its own to serve as well
+  local own = parts(pick(lane, only))
+  local is_mine = is_turn_of(lane, only, function(rival)
+    local flow = pick(lane, rival)
+    if not flow then return nil end
+    local priority, batch = parts(flow)
+    return batch == only and -1 or priority - own
+  end)
+  if not is_mine then
+    wait_for_turn(lane, only)
+    wait_until(now + CALLED_MS)
+  end
+  return is_mine
+end
+
 local function visit(lane, free, most)
   if not may_have_work(lane) then return end  -- its pace is not read: it may be one of many
   local pace, provider = paces_of(lane)
@@ -311,17 +329,21 @@ local function visit(lane, free, most)
     return
   end
   wake(lane)
-  if free < 1 or not has_work(lane) then return end
-  local room = room_in_flight(lane, pace, most)
+  if free < 1 or not pick(lane, only) then return end
+  local places = room_in_flight(lane, pace, most)
+  local room = places
+  if room < 1 then wait_for_turn(lane, only) end
   if room >= 1 then room = math.min(room, sendable(pace, pace, 1)) end
   if room >= 1 and (provider.rpm > 0 or provider.tpm > 0) then
     room = math.min(room, sendable(provider, pace, sharers(provider)))
   end
   if room >= 1 and provider.probing then room = may_probe(provider) and 1 or 0 end
-  if room < 1 then return end
+  if room < 1 or not is_my_turn(lane) then return end
   local got = serve(lane, math.min(free, room))
   take_requests(pace, got)
   take_requests(provider, got)
+  had_turn(lane, only)
+  if got == places and got < free and pick(lane, only) then wait_for_turn(lane, only) end
   if provider.probing and got > 0 then
     change(provider, 'probe', token(taken - 1) .. ' ' .. answer[#answer - 3])
   elseif only == '' and got < room and has_work(lane) then

@@ -6,7 +6,7 @@ from farebox.scripts import load
 
 _HERE = files("farebox_worker") / "bus"
 
-CLAIM = load("claim", "prelude", "pace", folder=_HERE)
+CLAIM = load("claim", "prelude", "pace", "turns", folder=_HERE)
 ADMIT = load("admit", "prelude", "tally", "scopes", "pace", folder=_HERE)
 SETTLE = load("settle", "prelude", "tally", "scopes", "pace", "felt", folder=_HERE)
 RENEW = load("renew", "prelude", folder=_HERE)
