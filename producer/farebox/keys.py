@@ -20,6 +20,8 @@
 | `<ns>:provider:<id>` | hash | none | claim, admit, settle, pause, tune | claim, lanes | what all lanes of a provider share: paused_until, paused_why, paused_by; rpm, tpm and their buckets as of a lane; starved: until when its tokens are kept for which lane; probing and probe: one job goes first |
 | `<ns>:open:<lane>` | zset | none | submit, claim, settle | claim | flows with work now, by priority and jobs served |
 | `<ns>:wait:<lane>` | zset | none | claim, settle | claim | flows whose next job is due later, by ms |
+| `<ns>:turns:<lane>` | zset | 5 s | claim | claim | which batches, "" for all, wait for room in flight, by since when in ms, where some processes serve one alone |
+| `<ns>:turn:<lane>` | string | 100 ms | claim | claim | which of them was called to take it |
 | `<ns>:leases:<lane>` | zset | none | claim, renew, settle | lapse | ids in flight, by the end of their lease in ms |
 | `<ns>:parking` | hash | none | admit, drop | admit, status | parked flow: limit, need, since |
 | `<ns>:parked:<limit>` | zset | none | admit | settle, limit | parked flows by their need in nusd |
@@ -41,7 +43,7 @@
 | `<ns>:bell:lane:<lane>`, `<ns>:bell:batch:<batch>` | list | 60 s | submit, claim, settle | workers | at most 4 doorbell tokens |
 | `<ns>:control` | channel | - | submit, limit, cancel | workers | "lane <lane>", "limit <scope>", "cancel <batch>", "abort <batch>", "pause <lane>" |
 | `<ns>:workers` | zset | 1 hour | workers | lanes, workers | ids of worker processes, by their last heartbeat in ms |
-| `<ns>:worker:<id>` | hash | 30 s | workers | lanes, workers | host, pid, version, started_ms, batch, in flight, lanes (one a line), retried and errors (lane, tab, which), latencies (lane, tab, counts), stopped (provider, tab, why), unserved (lane, tab, why) |
+| `<ns>:worker:<id>` | hash | 30 s | workers | lanes, workers | host, pid, version, started_ms, batch, in flight, lanes (one a line), retried and errors (lane, tab, which), latencies (lane, tab, counts), away (lane, tab, why), stopped (provider, tab, why), unserved (lane, tab, why) |
 | `<ns>:housekeeping` | zset | none | arq's cron | arq | arq's own queue for housekeeping |
 | `arq:job:<id>` | string | none | submit, retry | claim, arq | arq's job dictionary, MessagePack |
 | `arq:in-progress:<id>` | string | none | claim, settle, lapse | arq, settle | attempt token (16 characters), then the flow |

@@ -26,8 +26,8 @@ class JobStatus(msgspec.Struct, frozen=True):
     Attributes:
         state: `waiting` for its turn; `later`: not yet due, or to be tried again; `parked`: a limit leaves no room;
             `paused`: its model or provider is; `unserved`: no worker answers its model (as for the first second of a
-            model that nobody asked before); `running`; `succeeded`, `failed` or `cancelled`; `gone`: it has no result
-            any more, or was never submitted.
+            model that nobody asked before), or none finds its server; `running`; `succeeded`, `failed` or `cancelled`;
+            `gone`: it has no result any more, or was never submitted.
         reason: what holds it up, in words, such as `no room in the daily limit of tag nightly for $0.02`; else "".
     """
 
@@ -93,14 +93,18 @@ async def _why_unserved(redis: Redis, keys: Keys, workers: list[bytes], batch_id
     """Say why no worker serves a lane, by their heartbeats; "" when one does."""
     async with redis.pipeline(transaction=False) as pipe:
         for worker in workers:
-            pipe.hmget(keys.worker(worker.decode()), ["lanes", "batch", "unserved"])
+            pipe.hmget(keys.worker(worker.decode()), ["lanes", "batch", "unserved", "away"])
         beats = await pipe.execute() if workers else []
     said = [[(words or b"").decode(errors="replace") for words in beat] for beat in beats if beat[0] is not None]
     living = [beat for beat in said if beat[1] in {"", batch_id}]
-    if any(lane in lanes.split("\n") for lanes, _, _ in living):
+    if any(lane in lanes.split("\n") and not _why(lane, away) for lanes, _, _, away in living):
         return ""
-    reasons = (line.partition("\t") for _, _, unserved in living for line in unserved.split("\n"))
-    why = next((reason for name, _, reason in reasons if name == lane), "")
+    why = next((why for _, _, *reasons in living for lines in reasons if (why := _why(lane, lines))), "")
     if why:
         return f"no worker serves {lane}: {why}"
     return f"no worker that runs serves {lane}" if living else "no worker runs"
+
+
+def _why(lane: str, lines: str) -> str:
+    """What lines of lane, tab and reason say of one."""
+    return next((why for name, _, why in (line.partition("\t") for line in lines.split("\n")) if name == lane), "")

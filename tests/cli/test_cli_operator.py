@@ -19,6 +19,7 @@ from farebox_worker.bus.claim import Ask, claim
 from farebox_worker.bus.lapse import lapse
 from farebox_worker.bus.pause import pause, resume
 from farebox_worker.bus.settle import Settlement, settle
+from farebox_worker.cli import lanes as cli_lanes
 from farebox_worker.cli.options import plain
 from farebox_worker.doctor.server import check_redis
 from farebox_worker.heartbeats import lines_by_lane, read_heartbeats
@@ -58,8 +59,8 @@ class Bus:
         one = Settlement(claimed.job_id, claimed.flow, claimed.token, scopes=("global",), **how)
         return await settle(self.ledger.tongue, [one], results_ttl_ms=60_000)
 
-    async def beat(self, *lanes, name="w1", batch="", in_flight=0):
-        state = {"lanes": "\n".join(lanes), "batch": batch, "in_flight": in_flight}
+    async def beat(self, *lanes, name="w1", batch="", in_flight=0, away=None):
+        state = {"lanes": "\n".join(lanes), "batch": batch, "in_flight": in_flight, "away": lines_by_lane(away or {})}
         tongue = Tongue(self.redis, self.keys)
         pulse = Pulse(tongue, Outage(), lease_s=30, running={}, sending={}, worker_id=name, describe=lambda: state)
         await pulse._show(state)
@@ -118,6 +119,16 @@ async def test_a_lane_says_how_many_of_its_jobs_no_living_worker_serves(bus):
     assert (lane.unserved, lane.workers) == (0, 2)
     await bus.redis.delete(bus.keys.worker("fleet"))
     assert (await bus.lane()).unserved == 4, "a worker whose heartbeat has expired serves nothing"
+
+
+async def test_a_lane_is_away_when_no_worker_finds_its_server(bus):
+    await (await bus.begin("b1")).submit(jobs(4))
+    await bus.beat(LANE, name="w1", away={LANE: "no route to host"})
+    lane = await bus.lane()
+    assert (lane.away, lane.unserved, lane.workers) == ("no route to host", 0, 1)
+    assert cli_lanes._state(lane) == ["away: no route to host"]
+    await bus.beat(LANE, name="w2")
+    assert (await bus.lane()).away == ""
 
 
 async def test_reading_costs_a_few_commands_per_flow_whatever_the_number_of_jobs(bus, monkeypatch):

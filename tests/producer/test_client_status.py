@@ -21,9 +21,10 @@ async def handle(client):
     return await client.submit(MODEL, prompt="Hi", job_id="a")
 
 
-async def heartbeat(redis, name="w1", *, lanes=(MODEL,), batch="", unserved=""):
+async def heartbeat(redis, name="w1", *, lanes=(MODEL,), batch="", unserved="", away=""):
     await redis.zadd(KEYS.workers, {name: time.time() * 1000})
-    await redis.hset(KEYS.worker(name), mapping={"lanes": "\n".join(lanes), "batch": batch, "unserved": unserved})
+    said = {"lanes": "\n".join(lanes), "batch": batch, "unserved": unserved, "away": away}
+    await redis.hset(KEYS.worker(name), mapping=said)
 
 
 async def test_a_status_tells_where_a_job_is(handle, bus, redis):
@@ -74,6 +75,12 @@ async def test_a_job_that_nobody_serves_says_so_and_why(handle, redis):
     assert (await handle.status()).state == "unserved"
     await heartbeat(redis, "w3", batch="default")
     assert (await handle.status()).state == "waiting"
+    await heartbeat(redis, "w3", batch="default", away=f"{MODEL}\tno route to host")
+    await heartbeat(redis, lanes=[])
+    assert str(await handle.status()) == f"unserved: no worker serves {MODEL}: no route to host"
+    await heartbeat(redis)
+    assert (await handle.status()).state == "waiting", "another one finds it"
+    await heartbeat(redis, lanes=[])
     await redis.delete(KEYS.worker("w3"))  # it has died
     assert (await handle.status()).state == "unserved"
 

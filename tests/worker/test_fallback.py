@@ -280,9 +280,10 @@ async def test_jobs_leave_a_lane_whose_key_is_refused(stage):
     assert {r.model_ref for r in await stage.results()} == {B}
 
 
-async def moves_of(stage, *, after_s=60.0, unknown=()):
+async def moves_of(stage, *, after_s=60.0, unknown=(), away=()):
     shelf = Shelf(unknown)
-    return Moves(stage.batch.tongue, Routes(shelf, shelf, lambda _: stage.vendor), after_s=after_s, only_batch="")
+    routes = Routes(shelf, shelf, lambda _: stage.vendor)
+    return Moves(stage.batch.tongue, routes, away.__contains__, after_s=after_s, only_batch="")
 
 
 async def counts(stage):
@@ -320,6 +321,25 @@ async def test_jobs_stay_where_no_other_lane_would_take_them(stage):
     await pause(stage.batch.tongue, A, seconds=300, why="account")
     assert await moves.relieve() == 0
     assert await counts(stage) == [5, 0, 0]
+
+
+async def test_jobs_leave_a_lane_whose_server_nobody_finds_when_that_has_lasted(stage):
+    await stage.begin(5, B)
+    moves = await moves_of(stage, away={A})
+    assert await moves.relieve() == 0
+    await stage.batch.redis.hset("farebox:lane:" + A, "away_since", 1)
+    assert await moves.relieve() == 5
+    assert await counts(stage) == [0, 5, 0]
+
+
+async def test_jobs_stay_while_another_worker_finds_the_server(stage):
+    await stage.begin(5, B)
+    moves, redis, keys = await moves_of(stage, away={A}, after_s=0), stage.batch.redis, stage.batch.keys
+    await redis.zadd(keys.workers, {"w": 1})
+    await redis.hset(keys.worker("w"), mapping={"lanes": A})
+    assert await moves.relieve() == 0
+    await redis.hset(keys.worker("w"), "away", f"{A}\tno route to host")
+    assert await moves.relieve() == 5
 
 
 async def test_jobs_without_fallbacks_stay_in_a_flow_they_share(stage):

@@ -29,6 +29,7 @@ class Heartbeat:
         age_s: how long ago this was, by the server's clock.
         troubles: by lane, of those that had some.
         latencies: by lane, of the calls that were answered in the last minute.
+        away: of those lanes, whose servers are not found from there, and why.
         stopped: providers that refused this process's key, and what they said; a restart with a good key serves them.
     """
 
@@ -42,6 +43,7 @@ class Heartbeat:
     in_flight: int
     age_s: float
     troubles: Mapping[str, Trouble] = field(default_factory=dict)
+    away: Mapping[str, str] = field(default_factory=dict)
     stopped: Mapping[str, str] = field(default_factory=dict)
     latencies: Mapping[str, Latencies] = field(default_factory=dict)
 
@@ -78,6 +80,7 @@ def _heartbeat(worker_id: str, state: Mapping[bytes, bytes], age_s: float) -> He
         lanes=tuple(lane for lane in said.get("lanes", "").split("\n") if lane),
         in_flight=int(said.get("in_flight", 0)),
         age_s=age_s,
+        away=_by_lane(said.get("away", "")),
         stopped=_by_lane(said.get("stopped", "")),
         troubles=_troubles(_by_lane(said.get("retried", "")), _by_lane(said.get("errors", ""))),
         latencies={lane: Latencies.read(words) for lane, words in _by_lane(said.get("latencies", "")).items()},

@@ -46,6 +46,7 @@ class Lane:
         pause: why nothing is claimed here now, or None.
         pace: what it may send, and does; `shared_pace` is that of its provider, over all its lanes.
         workers: processes that serve it.
+        away: why none of them finds its server; "" when one does.
         unserved: runnable jobs that no living worker serves; those of paused lanes count too.
         oldest_s: for how long the oldest of the jobs next in line has waited, or None.
     """
@@ -59,6 +60,7 @@ class Lane:
     pace: Pace = field(default_factory=Pace)
     shared_pace: Pace = field(default_factory=Pace)
     workers: int = 0
+    away: str = ""
     unserved: int = 0
     oldest_s: float | None = None
 
@@ -88,7 +90,10 @@ async def read_lanes(redis: Redis, keys: Keys, workers: Sequence[Heartbeat] | No
     await _count(redis, keys, lanes, sorted(flows), parked, now_ms, beats)
     for lane in lanes.values():
         lane.later = max(0, lane.later - lane.in_flight)  # a lease's end stands in a flow like a time to come
-        lane.workers = sum(lane.name in beat.lanes for beat in beats)
+        serving = [beat for beat in beats if lane.name in beat.lanes]
+        lane.workers = len(serving)
+        if serving and all(lane.name in beat.away for beat in serving):
+            lane.away = serving[-1].away[lane.name]
     return list(lanes.values())
 
 

@@ -91,7 +91,7 @@ class WorkerSettings(_Section, frozen=True):
         drain_s: for how long running calls may finish after SIGTERM or Ctrl-C, before they are cut off.
         max_attempts: tries that a job gets before it fails.
         request_timeout_s: for how long a call may take before it is given up, its cost unconfirmed.
-        fallback_after_s: for how long a lane must be paused or unserved before its jobs go to their fallbacks.
+        fallback_after_s: for how long a lane must be paused, unserved or away before its jobs go to their fallbacks.
         metrics_port: where metrics and health are served; without it nowhere.
         metrics_host: the address at which they are served.
     """

@@ -124,6 +124,8 @@ def _state(lane: Lane) -> list[str]:
         f"parked at {in_words(scope)}, the next job needs {dollars_from_nusd(blocked.need_nusd)}"
         for scope, blocked in sorted(lane.parked.items())
     ]
+    if lane.away:
+        words.append(f"away: {lane.away}")
     if lane.unserved:
         some = "it" if lane.unserved == lane.runnable else f"{lane.unserved:,} of its jobs"
         words.append(f"nobody serves {some}")
@@ -148,6 +150,7 @@ def _lane_json(lane: Lane) -> dict[str, object]:
         "blocked": blocked,
         "paused": pause_json(lane.pause) if lane.pause else None,
         "workers": lane.workers,
+        "away": lane.away or None,
         "unserved": lane.unserved,
         "oldest_s": None if lane.oldest_s is None else round(lane.oldest_s, 3),
     }

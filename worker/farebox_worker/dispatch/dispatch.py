@@ -26,9 +26,9 @@ from farebox_worker.bus.settle import Settlement
 from farebox_worker.clock import clock
 from farebox_worker.dispatch.balance import Balance
 from farebox_worker.dispatch.doorbells import Doorbells
-from farebox_worker.dispatch.first_calls import FirstCalls
 from farebox_worker.dispatch.moves import Moves
 from farebox_worker.dispatch.pacing import Pacing
+from farebox_worker.dispatch.reach import Reach
 from farebox_worker.dispatch.recent import Recent
 from farebox_worker.dispatch.settler import Settler
 from farebox_worker.dispatch.slots import Slots
@@ -59,6 +59,7 @@ class Dispatch:
     Attributes:
         only_batch: the one batch it serves, or "" for all.
         lanes: every lane there is to serve.
+        reach: which providers are found, and let calls in.
         running: attempts that are admitted and not settled, by token.
         sending: the tasks of calls in flight, by token.
         complete, failed, retried: attempts settled so.
@@ -82,14 +83,16 @@ class Dispatch:
         self.complete = self.failed = self.retried = 0
         self._is_stopping = self._is_halted = False
         self._then = self._called  # bound once for all calls
-        self._first_calls = FirstCalls()
-        self._slots = Slots(routes, self._first_calls, per_lane=settings.worker.concurrency)
+        self.reach = Reach()
+        self._slots = Slots(routes, self.reach, per_lane=settings.worker.concurrency)
         self._pacing = Pacing(tongue, routes, settings.providers)
         self.recent = Recent()
         self.witness = Witness()
         key_names = {name: provider.api_key_env for name, provider in settings.providers.items()}
         self.steering = Steering(tongue, routes, key_names, self.witness)
-        self.moves = Moves(tongue, routes, after_s=settings.worker.fallback_after_s, only_batch=only_batch)
+        self.moves = Moves(
+            tongue, routes, self.is_away, after_s=settings.worker.fallback_after_s, only_batch=only_batch
+        )
         self.balance = Balance(tongue, only_batch=only_batch)
         self.bells = Doorbells(tongue, outage, only_batch=only_batch, lanes=self.served, with_slots=self._with_slots)
         self.settler = Settler(
@@ -112,6 +115,10 @@ class Dispatch:
     def served(self) -> list[str]:
         """The lanes this process has a route for."""
         return [lane for lane in self.lanes if self._routes.find(lane)]
+
+    def is_away(self, lane: str) -> bool:
+        """Whether calls of a lane find no server from here, so that one tries at a time."""
+        return self.reach.is_away(lane.partition(":")[0])
 
     async def learn_lanes(self) -> None:
         """Learn which lanes there are: all of them, or those of the one batch this process serves."""
@@ -147,11 +154,11 @@ class Dispatch:
                 await self._start(found.jobs, deadline)
             if await self._take_over(asks, found.jobs) or found.jobs:
                 continue
-            if until_empty and was_idle and due_s == math.inf:
+            if until_empty and was_idle and due_s == self.reach.again_in_s == math.inf:
                 return
             has_room = bool(asks or self._asks(None)) or not self.in_flight
             pause_s = min(HEAL_S, self.balance.again_in_s) * (0.75 + random.random() / 2)
-            pause_s = min(pause_s, self._first_calls.again_in_s, max(0.001, due_s - clock()))
+            pause_s = min(pause_s, self.reach.again_in_s, max(0.001, due_s - clock()))
             await self.bells.sleep(pause_s, has_room=has_room)
             if self.only_batch and has_room:
                 await self._outage.insist(self.learn_lanes)
@@ -198,7 +205,8 @@ class Dispatch:
         idle = [ask.lane for ask in asks if ask.lane not in got]
         if not self.balance.is_due(idle):
             return 0
-        slots = {lane: (self._slots.held.get(lane, 0), self._slots.free(lane)) for lane in self.served()}
+        able = [lane for lane in self.served() if not self.is_away(lane)]
+        slots = {lane: (self._slots.held.get(lane, 0), self._slots.free(lane)) for lane in able}
         taken = await self._outage.insist(lambda: self.balance.take_over(slots))
         if taken:
             self.bells.ring()
@@ -246,7 +254,7 @@ class Dispatch:
         self.witness.claimed(claimed, lane)
         route = self._routes.find(lane)
         # its provider was stopped between the claim and here, or others of its lanes make the first calls
-        if route is None or self._first_calls.is_over(route.entry.provider_id, self._slots.held):
+        if route is None or self.reach.is_over(route.entry.provider_id, self._slots.held):
             return Settlement(
                 claimed.job_id, claimed.flow, claimed.token, "return", "release", due=claimed.score, felt="unsent"
             )
@@ -281,7 +289,7 @@ class Dispatch:
         if self._is_halted:
             one.deadline = 0.0
         self.witness.sent(one)
-        self._first_calls.sent(one.route.entry.provider_id)
+        self.reach.sent(one.route.entry.provider_id)
         call = sending.send(one, timeout_s=timeout_s, max_attempts=self._worker.max_attempts, then=self._then)
         self.running[token] = one
         self.sending[token] = asyncio.create_task(call, name=token)
@@ -292,18 +300,23 @@ class Dispatch:
         """Hand a call's settlement over; where it means something for others, return what is to be awaited first."""
         lane = one.route.lane
         self.witness.called(one, settlement, verdict, took_s)
-        is_let_in = verdict is None or (verdict.action != "stop_provider" and verdict.failure_class != "unreachable")
-        if is_let_in and self._first_calls.let_in(one.route.entry.provider_id):
-            self.bells.ring()
+        self._note_reach(one.route.entry.provider_id, verdict, took_s)
         if verdict is None and settlement.action == "finish":
             self.balance.answered(lane, took_s)
         settlement.felt = self._pacing.felt(one, settlement, verdict, took_s)
         is_overrun = settlement.money == "actual" and settlement.amount_nusd > one.hold_nusd != UNPRICED
         if verdict is not None or is_overrun:
             return self._heed(one, settlement, verdict, took_s, is_overrun=is_overrun)
-        self.steering.unreachable.pop(lane, None)
         self._let_go(one, settlement)
         return self._news(one)
+
+    def _note_reach(self, provider_id: str, verdict: Verdict | None, took_s: float) -> None:
+        if verdict and verdict.failure_class == "unreachable":
+            if self.reach.missed(provider_id):
+                self.witness.away(provider_id, verdict.message)
+        elif (not verdict or verdict.action != "stop_provider") and self.reach.let_in(provider_id, took_s):
+            self.witness.back(provider_id)
+            self.bells.ring()
 
     async def _heed(
         self, one: Attempt, settlement: Settlement, verdict: Verdict | None, took_s: float, *, is_overrun: bool

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from farebox.scripts import Tongue
 from farebox_worker.bus.pause import Pause, read_pauses
@@ -28,13 +28,17 @@ class Moves:
     Args:
         tongue: speaks to the bus.
         routes: which lanes can be served here.
-        after_s: for how long a lane may be paused or unserved before its jobs leave it.
+        is_away: tells whether a lane's server is not found from here.
+        after_s: for how long a lane may be paused or unserved before its jobs leave it; away is unserved.
         only_batch: the one batch this process serves, or "" for all.
     """
 
-    def __init__(self, tongue: Tongue, routes: Routes, *, after_s: float, only_batch: str) -> None:
+    def __init__(
+        self, tongue: Tongue, routes: Routes, is_away: Callable[[str], bool], *, after_s: float, only_batch: str
+    ) -> None:
         self._tongue = tongue
         self._routes = routes
+        self._is_away = is_away
         self._after_ms = int(after_s * 1000)
         self._only_batch = only_batch
         self._movable = Relocation(tongue, "movable")
@@ -75,7 +79,7 @@ class Moves:
             await redis.hsetnx(keys.lane(lane), "away_since", str(now_ms))
             since = await redis.hget(keys.lane(lane), "away_since")
             for_ms = now_ms - int(since or now_ms)
-            alone = unserved and batches == {self._only_batch}  # nobody else will come
+            alone = unserved and batches == {self._only_batch} and self._routes.find(lane) is None  # nobody will come
             if alone or for_ms >= self._after_ms or (pause and _lasts(pause, now_ms, self._after_ms)):
                 away.add(lane)
         return away
@@ -125,12 +129,12 @@ class Moves:
         """By batch ("" for all): the lanes that living workers serve for it."""
         found: dict[str, set[str]] = defaultdict(set)
         for beat in await read_heartbeats(self._tongue.redis, self._tongue.keys):
-            found[beat.batch].update(beat.lanes)
+            found[beat.batch] |= set(beat.lanes) - beat.away.keys()
         return found
 
     def _serves(self, lane: str, batch: str, served: Mapping[str, set[str]]) -> bool:
         """Whether somebody serves a lane for a batch: this process, or one that says so."""
-        if self._only_batch in ("", batch) and self._routes.find(lane) is not None:
+        if self._only_batch in ("", batch) and self._routes.find(lane) is not None and not self._is_away(lane):
             return True
         return lane in served.get("", ()) or lane in served.get(batch, ())
 

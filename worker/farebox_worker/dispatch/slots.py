@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 
 from farebox_worker.bus.claim import Ask
-from farebox_worker.dispatch.first_calls import FirstCalls
+from farebox_worker.dispatch.reach import Reach
 from farebox_worker.routes import Routes
 
 
@@ -14,16 +14,16 @@ class Slots:
 
     Args:
         routes: which lanes can be served, and how many calls each may have at once.
-        first_calls: bounds what is begun with a provider that let nothing in yet.
+        reach: bounds what is begun with a provider that let nothing in yet, or is away.
         per_lane: slots that each lane has here.
 
     Attributes:
         held: by lane, attempts claimed and not yet settled.
     """
 
-    def __init__(self, routes: Routes, first_calls: FirstCalls, *, per_lane: int) -> None:
+    def __init__(self, routes: Routes, reach: Reach, *, per_lane: int) -> None:
         self._routes = routes
-        self._first_calls = first_calls
+        self._reach = reach
         self._per_lane = per_lane
         self.held: dict[str, int] = {}
 
@@ -52,7 +52,7 @@ class Slots:
             if route is None:
                 continue
             slots = self._per_lane - self.held.get(lane, 0) + leaving.get(lane, 0)
-            few = self._first_calls.room(route.entry.provider_id, all_lanes, self.held)
+            few = self._reach.room(route.entry.provider_id, all_lanes, self.held)
             slots = slots if few is None else min(slots, few)
             if slots > 0:
                 asks.append(Ask(lane, slots, route.entry.max_concurrency or 0))

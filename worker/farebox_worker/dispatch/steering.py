@@ -6,7 +6,6 @@ Whatever is said here helps and is not needed: when the server does not hear it,
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Awaitable, Mapping
 
 from redis.exceptions import RedisError
@@ -38,7 +37,6 @@ class Steering:
 
     Attributes:
         last_error: the newest failure of a call, per lane, for people.
-        unreachable: lanes whose newest call found no server, and since when (monotonic seconds).
     """
 
     def __init__(self, tongue: Tongue, routes: Routes, key_names: Mapping[str, str | None], witness: Witness) -> None:
@@ -47,14 +45,9 @@ class Steering:
         self._key_names = key_names
         self._witness = witness
         self.last_error: dict[str, str] = {}
-        self.unreachable: dict[str, float] = {}
 
     async def heed(self, one: Attempt, verdict: Verdict | None, took_s: float) -> None:
         """Do what the end of a call means for others; `verdict` is None when it did not fail."""
-        if verdict and verdict.failure_class == "unreachable":
-            self.unreachable.setdefault(one.route.lane, time.monotonic())
-        else:
-            self.unreachable.pop(one.route.lane, None)
         if verdict:
             await self._heed(one, verdict, took_s)
 

@@ -33,6 +33,7 @@ class Witness:
         self.meters = Meters()
         self._parked: set[tuple[str, str]] = set()
         self._paused_until: dict[str, float] = {}
+        self._away: set[str] = set()
 
     def claimed(self, claimed: Claimed, lane: str) -> None:
         """A job was leased to this process."""
@@ -97,6 +98,18 @@ class Witness:
         extra = event("paused", lane=lane, seconds=round(seconds, 3), why=why)
         log.log(logging.INFO if is_news else logging.DEBUG, words, lane, seconds, why, extra=extra)
         self._paused_until[lane] = max(until, now + seconds)
+
+    def away(self, provider_id: str, why: str) -> None:
+        """Calls find no server of a provider any more, and one tries at a time."""
+        self._away.add(provider_id)
+        extra = event("provider_away", provider=provider_id, why=why)
+        log.warning("provider %s is away, and one call at a time tries it: %s", provider_id, why, extra=extra)
+
+    def back(self, provider_id: str) -> None:
+        """Its calls go out as they come: told when it was away."""
+        if provider_id in self._away:
+            self._away.remove(provider_id)
+            log.info("provider %s is back", provider_id, extra=event("provider_back", provider=provider_id))
 
     def _book(self, lane: str, settlement: Settlement, hold_nusd: int) -> None:
         if settlement.money == "actual":

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 
@@ -109,10 +107,10 @@ class Crew:
         """Why no call of any of these lanes has found its provider's server for so long; "" when some have."""
         if self._process is None:
             return ""
-        since = self._process.dispatch.steering.unreachable
-        if not lanes or any(time.monotonic() - since.get(lane, math.inf) < for_s for lane in lanes):
+        reach, errors = self._process.dispatch.reach, self.errors()
+        if not lanes or any(reach.missing_s(lane.partition(":")[0]) <= for_s for lane in lanes):
             return ""
-        return "; ".join(sorted({self._process.dispatch.steering.last_error[lane] for lane in lanes}))
+        return "; ".join(sorted({errors[lane] for lane in lanes if lane in errors}))
 
     def errors(self) -> Mapping[str, str]:
         """The newest failure of each lane in this process, for people."""
