@@ -180,11 +180,19 @@ class Batch:
         """Forget that these finished jobs were submitted, so that they can be asked again."""
         await self.forget_ids([self.job_id(job.custom_id) for job in jobs])
 
-    async def forget_ids(self, ids: Sequence[str]) -> None:
-        """Forget that the jobs of these ids were submitted; they have finished, and can be asked again."""
+    async def forget_ids(self, ids: Sequence[str], *, failed: bool = False) -> None:
+        """Forget that the jobs of these ids were submitted; they have finished, and can be asked again.
+
+        All of them had `failed`, if that is said: then they are not counted any more either.
+        """
         digests = [identity.removeprefix(self.keys.prefix) for identity in ids]
         for start in range(0, len(digests), 1000):
-            await self.redis.hdel(f"{self.keys.prefix}ids:{self.batch_id}", *digests[start : start + 1000])
+            gone = await self.redis.hdel(f"{self.keys.prefix}ids:{self.batch_id}", *digests[start : start + 1000])
+            if failed and gone:
+                async with self.redis.pipeline(transaction=True) as pipe:
+                    for count in ("submitted", "failed"):
+                        pipe.hincrby(self.keys.batch(self.batch_id), count, -gone)
+                    await pipe.execute()
 
     async def seal(self, total: int | None = None, *, ids_days: float = 90, results_days: float = 7) -> int:
         """Declare how many jobs the batch has, which is returned: it is complete when that many are finished.

@@ -53,6 +53,26 @@ def test_submit_work_collect(desk, ledger):
     assert len(desk.out()) == 200
 
 
+def test_two_runs_share_a_lane_that_takes_few_calls(desk, simulate):
+    simulated = simulate("--latency-ms", 100)
+    desk.configure(simulated.url, extra="max_concurrency = 2\n")
+    runs = []
+    for name in ("one", "two"):
+        desk.prompts(400, f"{name}.jsonl", first=1000 * len(runs))
+        runs.append(desk.start("run", f"{name}.jsonl", "-m", "claude:sim-1", "--budget", 1, "-o", f"{name}.out.jsonl"))
+    done = [desk.home / "one.out.jsonl", desk.home / "two.out.jsonl"]
+    ends = time.monotonic() + 60
+    while not all(out.exists() for out in done) or sum(len(out.read_bytes().splitlines()) for out in done) < 150:
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+    for run in runs:
+        run.send_signal(signal.SIGINT)
+    assert [desk.end(run).code for run in runs] == [130, 130]
+    counts = [len(out.read_bytes().splitlines()) for out in done]
+    assert min(counts) > 0.25 * sum(counts), counts
+    assert simulated.bill()["peak_in_flight"] <= 2
+
+
 def test_submitting_twice_is_submitting_once(desk, ledger):
     desk.prompts(5)
     words = ["in.jsonl", "-m", "echo:echo", "--batch", "nightly"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import time
 from contextlib import contextmanager
 
@@ -261,6 +262,21 @@ def test_a_wrong_key_stops_the_process_keeps_the_jobs_and_is_never_shown(desk, s
     assert KEY not in ended.stdout + ended.stderr
     right = desk.run(*run, SIM_API_KEY="sk-the-right-one-98765432")
     assert (right.code, right.json["succeeded"]) == (0, 40)
+
+
+def test_a_worker_with_a_wrong_key_serves_on_and_ends_in_order_when_it_is_told(desk, simulate):
+    simulate("--api-key", "sk-the-right-one-98765432")
+    desk.prompts(4)
+    assert desk.run("budget", "set", 1).code == 0
+    assert desk.run("submit", "in.jsonl", "-m", "sim:sim-1", "--batch", "b").code == 0
+    worker = desk.start("worker")
+    assert any(b"is not served here any more" in line for line in worker.stderr)
+    worker.send_signal(signal.SIGTERM)
+    ended = desk.end(worker)
+    assert ended.code == 0, ended
+    ended = desk.run("worker", "--burst")
+    assert ended.code == 1, "it leaves jobs that it came for"
+    assert desk.run("status", "b", "--json").json["waiting"] == 4
 
 
 @pytest.mark.slow

@@ -116,7 +116,7 @@ async def test_a_retry_that_is_killed_anywhere_loses_no_line_and_can_be_said_aga
         await collect(stage, out, deletes=True)
         if dies_at != "nowhere":
 
-            def die(*_):
+            def die(*_, **__):
                 raise KeyboardInterrupt
 
             killed.setattr(stage.batch if dies_at == "forget_ids" else out, dies_at, die)
@@ -129,9 +129,11 @@ async def test_a_retry_that_is_killed_anywhere_loses_no_line_and_can_be_said_aga
         assert {class_of(note) for note in failed_lines(path)} == {"request"}
         await stage.submit(4)  # the run submits what has no line; the bus must take it
         async with stage.process():
-            await stage.finished(6)
+            await stage.finished(4)
         await collect(stage, out, deletes=True)
         assert (out.lines, out.tally.outcomes["succeeded"], out.tally.outcomes["failed"]) == (4, 2, 2)
+        progress = await stage.batch.progress()
+        assert (progress.submitted, progress.succeeded, progress.failed) == (4, 2, 2), "each job is counted once"
 
 
 async def test_a_failure_that_ended_and_was_not_written_yet_is_taken_out_too(stage, tmp_path):
@@ -141,7 +143,7 @@ async def test_a_failure_that_ended_and_was_not_written_yet_is_taken_out_too(sta
         assert out.lines == 0
         await stage.submit(2)
         async with stage.process():
-            await stage.finished(4)
+            await stage.finished(2)
         await collect(stage, out, deletes=True)
         assert out.tally.outcomes == {"succeeded": 2}
 

@@ -140,7 +140,7 @@ async def _serve(settings: Settings, flags: Flags) -> None:
         answered, failed = process.jobs_complete, process.jobs_failed
         extra = event("ended", answered=answered, failed=failed, retried=process.jobs_retried, code=0)
         log.info("ended: %d answered, %d failed", answered, failed, extra=extra)
-        if shop.routes.stopped:
+        if flags.burst and shop.routes.stopped:  # it leaves jobs that it came for
             raise FareboxError("; ".join(sorted(set(shop.routes.stopped.values()))))
 
 

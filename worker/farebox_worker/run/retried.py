@@ -38,17 +38,18 @@ async def take_out_failed(batch: Batch | None, out: OutputFile, classes: Collect
     """
     if batch is not None:
         await Follow(batch, out).catch_up()
-    found, ids = TakenOut(), list[str]()
+    found, ids, invalid = TakenOut(), list[str](), list[str]()
     for note in failed_lines(out.path, with_invalid=INVALID in classes):
         if is_of_class(class_of(note), note.error_code, classes):
             found.taken[class_of(note)] += 1
-            ids.append(note.job)
+            (invalid if note.invalid else ids).append(note.job)
         else:
             found.others[class_of(note)] += 1
-    if ids:
-        if batch is not None:
-            await batch.forget_ids(ids)
-        out.rewrite_without(ids)
+    if batch is not None:
+        await batch.forget_ids(ids, failed=True)
+        await batch.forget_ids(invalid)
+    if ids or invalid:
+        out.rewrite_without([*ids, *invalid])
     return found
 
 
