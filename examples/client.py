@@ -36,8 +36,8 @@ def lines() -> Iterator[dict[str, object]]:
 async def ask_one(client: farebox.Client, model: str) -> None:
     """Ask for an answer of a type. Asked again under the same job id, it comes from Redis and costs nothing."""
     handle = await client.submit(
-        model, prompt='Say as JSON: {"city": "Oslo", "celsius": 12}', max_tokens=500, job_id=f"oslo {model}", temperature=0,
-        response_schema=Weather,
+        model, prompt='Say as JSON: {"city": "Oslo", "celsius": 12}', max_tokens=500, temperature=0,
+        job_id=f"oslo {model}", response_schema=Weather,
     )  # fmt: skip
     answer = await handle.result(timeout=120)
     try:

@@ -26,7 +26,7 @@ EVENTS = frozenset({
     "settled", "settle_split", "settle_given_up", "lapsed", "crashed", "moved", "taken_over",
     # lanes and providers
     "paused", "pause_failed", "overrun", "refused_alike", "lane_unserved", "provider_stopped", "provider_unlisted",
-    "provider_away", "provider_back",
+    "lane_away", "lane_back",
     # the server and the money
     "redis_away", "redis_back", "verb_refused", "ledger_lost", "ledger_told", "limit_differs", "server_stays",
     "prices_kept",

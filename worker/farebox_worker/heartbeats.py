@@ -29,7 +29,7 @@ class Heartbeat:
         age_s: how long ago this was, by the server's clock.
         troubles: by lane, of those that had some.
         latencies: by lane, of the calls that were answered in the last minute.
-        away: of those lanes, whose servers are not found from there, and why.
+        away: those of them whose calls are not answered there, and why.
         stopped: providers that refused this process's key, and what they said; a restart with a good key serves them.
     """
 

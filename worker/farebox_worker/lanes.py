@@ -46,7 +46,7 @@ class Lane:
         pause: why nothing is claimed here now, or None.
         pace: what it may send, and does; `shared_pace` is that of its provider, over all its lanes.
         workers: processes that serve it.
-        away: why none of them finds its server; "" when one does.
+        away: why calls of none of them are answered; "" when some are.
         unserved: runnable jobs that no living worker serves; those of paused lanes count too.
         oldest_s: for how long the oldest of the jobs next in line has waited, or None.
     """

@@ -147,7 +147,11 @@ def _told(one: Progress, flags: str) -> str:
     said += [f"{n:,} {word}" for n, word in ((one.failed, "failed"), (one.cancelled_jobs, "cancelled")) if n]
     said += [f"{one.finishes[word]:,} {word}" for word in ("truncated",) if one.finishes.get(word)]
     said += [f"{one.reused:,} reused"] if one.reused else []
-    again = f"; `farebox retry {shlex.quote(one.batch_id)}{flags}` asks what failed again" if one.failed and not one.cancelled else ""
+    again = (
+        f"; `farebox retry {shlex.quote(one.batch_id)}{flags}` asks what failed again"
+        if one.failed and not one.cancelled
+        else ""
+    )
     return f"{', '.join(said)}, {money_line(one.scope)}{again}"
 
 

@@ -59,7 +59,7 @@ class Dispatch:
     Attributes:
         only_batch: the one batch it serves, or "" for all.
         lanes: every lane there is to serve.
-        reach: which providers are found, and let calls in.
+        reach: which providers let calls in, and which lanes answer.
         running: attempts that are admitted and not settled, by token.
         sending: the tasks of calls in flight, by token.
         complete, failed, retried: attempts settled so.
@@ -91,7 +91,7 @@ class Dispatch:
         key_names = {name: provider.api_key_env for name, provider in settings.providers.items()}
         self.steering = Steering(tongue, routes, key_names, self.witness)
         self.moves = Moves(
-            tongue, routes, self.is_away, after_s=settings.worker.fallback_after_s, only_batch=only_batch
+            tongue, routes, self.reach.is_away, after_s=settings.worker.fallback_after_s, only_batch=only_batch
         )
         self.balance = Balance(tongue, only_batch=only_batch)
         self.bells = Doorbells(tongue, outage, only_batch=only_batch, lanes=self.served, with_slots=self._with_slots)
@@ -115,10 +115,6 @@ class Dispatch:
     def served(self) -> list[str]:
         """The lanes this process has a route for."""
         return [lane for lane in self.lanes if self._routes.find(lane)]
-
-    def is_away(self, lane: str) -> bool:
-        """Whether calls of a lane find no server from here, so that one tries at a time."""
-        return self.reach.is_away(lane.partition(":")[0])
 
     async def learn_lanes(self) -> None:
         """Learn which lanes there are: all of them, or those of the one batch this process serves."""
@@ -205,7 +201,7 @@ class Dispatch:
         idle = [ask.lane for ask in asks if ask.lane not in got]
         if not self.balance.is_due(idle):
             return 0
-        able = [lane for lane in self.served() if not self.is_away(lane)]
+        able = [lane for lane in self.served() if not self.reach.is_away(lane)]
         slots = {lane: (self._slots.held.get(lane, 0), self._slots.free(lane)) for lane in able}
         taken = await self._outage.insist(lambda: self.balance.take_over(slots))
         if taken:
@@ -254,7 +250,7 @@ class Dispatch:
         self.witness.claimed(claimed, lane)
         route = self._routes.find(lane)
         # its provider was stopped between the claim and here, or others of its lanes make the first calls
-        if route is None or self.reach.is_over(route.entry.provider_id, self._slots.held):
+        if route is None or self.reach.is_over(lane, self._slots.held):
             return Settlement(
                 claimed.job_id, claimed.flow, claimed.token, "return", "release", due=claimed.score, felt="unsent"
             )
@@ -289,7 +285,7 @@ class Dispatch:
         if self._is_halted:
             one.deadline = 0.0
         self.witness.sent(one)
-        self.reach.sent(one.route.entry.provider_id)
+        self.reach.sent(one.route.lane)
         call = sending.send(one, timeout_s=timeout_s, max_attempts=self._worker.max_attempts, then=self._then)
         self.running[token] = one
         self.sending[token] = asyncio.create_task(call, name=token)
@@ -300,7 +296,8 @@ class Dispatch:
         """Hand a call's settlement over; where it means something for others, return what is to be awaited first."""
         lane = one.route.lane
         self.witness.called(one, settlement, verdict, took_s)
-        self._note_reach(one.route.entry.provider_id, verdict, took_s)
+        if verdict is not None or settlement.action == "finish":
+            self._note_reach(lane, verdict, took_s)
         if verdict is None and settlement.action == "finish":
             self.balance.answered(lane, took_s)
         settlement.felt = self._pacing.felt(one, settlement, verdict, took_s)
@@ -310,12 +307,13 @@ class Dispatch:
         self._let_go(one, settlement)
         return self._news(one)
 
-    def _note_reach(self, provider_id: str, verdict: Verdict | None, took_s: float) -> None:
-        if verdict and verdict.failure_class == "unreachable":
-            if self.reach.missed(provider_id):
-                self.witness.away(provider_id, verdict.message)
-        elif (not verdict or verdict.action != "stop_provider") and self.reach.let_in(provider_id, took_s):
-            self.witness.back(provider_id)
+    def _note_reach(self, lane: str, verdict: Verdict | None, took_s: float) -> None:
+        news = self.reach.ended(lane, verdict, took_s)
+        if news == "away" and verdict:
+            self.witness.away(lane, verdict.message)
+        elif news == "back":
+            self.witness.back(lane)
+        if news in {"open", "back"}:
             self.bells.ring()
 
     async def _heed(

@@ -28,7 +28,7 @@ class Moves:
     Args:
         tongue: speaks to the bus.
         routes: which lanes can be served here.
-        is_away: tells whether a lane's server is not found from here.
+        is_away: tells whether calls of a lane are not answered from here.
         after_s: for how long a lane may be paused or unserved before its jobs leave it; away is unserved.
         only_batch: the one batch this process serves, or "" for all.
     """

@@ -14,7 +14,7 @@ class Slots:
 
     Args:
         routes: which lanes can be served, and how many calls each may have at once.
-        reach: bounds what is begun with a provider that let nothing in yet, or is away.
+        reach: bounds what is begun with a provider that let nothing in yet, and with a lane that is away.
         per_lane: slots that each lane has here.
 
     Attributes:
@@ -52,7 +52,7 @@ class Slots:
             if route is None:
                 continue
             slots = self._per_lane - self.held.get(lane, 0) + leaving.get(lane, 0)
-            few = self._reach.room(route.entry.provider_id, all_lanes, self.held)
+            few = self._reach.room(lane, all_lanes, self.held)
             slots = slots if few is None else min(slots, few)
             if slots > 0:
                 asks.append(Ask(lane, slots, route.entry.max_concurrency or 0))

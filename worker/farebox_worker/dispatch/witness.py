@@ -33,7 +33,6 @@ class Witness:
         self.meters = Meters()
         self._parked: set[tuple[str, str]] = set()
         self._paused_until: dict[str, float] = {}
-        self._away: set[str] = set()
 
     def claimed(self, claimed: Claimed, lane: str) -> None:
         """A job was leased to this process."""
@@ -99,17 +98,14 @@ class Witness:
         log.log(logging.INFO if is_news else logging.DEBUG, words, lane, seconds, why, extra=extra)
         self._paused_until[lane] = max(until, now + seconds)
 
-    def away(self, provider_id: str, why: str) -> None:
-        """Calls find no server of a provider any more, and one tries at a time."""
-        self._away.add(provider_id)
-        extra = event("provider_away", provider=provider_id, why=why)
-        log.warning("provider %s is away, and one call at a time tries it: %s", provider_id, why, extra=extra)
+    def away(self, lane: str, why: str) -> None:
+        """Calls of a lane are not answered any more, and single ones try."""
+        extra = event("lane_away", lane=lane, why=why)
+        log.warning("lane %s is away, and single calls try it: %s", lane, why, extra=extra)
 
-    def back(self, provider_id: str) -> None:
-        """Its calls go out as they come: told when it was away."""
-        if provider_id in self._away:
-            self._away.remove(provider_id)
-            log.info("provider %s is back", provider_id, extra=event("provider_back", provider=provider_id))
+    def back(self, lane: str) -> None:
+        """Calls of a lane that was away are answered again."""
+        log.info("lane %s is back", lane, extra=event("lane_back", lane=lane))
 
     def _book(self, lane: str, settlement: Settlement, hold_nusd: int) -> None:
         if settlement.money == "actual":

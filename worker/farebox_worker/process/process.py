@@ -182,7 +182,7 @@ class Process(Worker):
         said["errors"] = lines_by_lane(errors)
         recent = {lane: words for lane, one in meters.latency.items() if (words := str(one.look()))}
         said["latencies"] = lines_by_lane(recent, most=4_000)
-        away = [lane for lane in self.dispatch.served() if self.dispatch.is_away(lane)]
+        away = [lane for lane in self.dispatch.served() if self.dispatch.reach.is_away(lane)]
         said["away"] = lines_by_lane({lane: errors.get(lane, "") for lane in away})
         said["stopped"] = lines_by_lane(self.routes.stopped)
         said["unserved"] = lines_by_lane(self.routes.unserved)

@@ -108,7 +108,7 @@ class Crew:
         if self._process is None:
             return ""
         reach, errors = self._process.dispatch.reach, self.errors()
-        if not lanes or any(reach.missing_s(lane.partition(":")[0]) <= for_s for lane in lanes):
+        if not lanes or any(reach.failing_s(lane) <= for_s for lane in lanes):
             return ""
         return "; ".join(sorted({errors[lane] for lane in lanes if lane in errors}))
 
