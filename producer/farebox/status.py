@@ -26,7 +26,7 @@ class JobStatus(msgspec.Struct, frozen=True):
     Attributes:
         state: `waiting` for its turn; `later`: not yet due, or to be tried again; `parked`: a limit leaves no room;
             `paused`: its model or provider is; `unserved`: no worker answers its model (as for the first second of a
-            model that nobody asked before), or none finds its server; `running`; `succeeded`, `failed` or `cancelled`;
+            model that nobody asked before), or gets an answer; `running`; `succeeded`, `failed` or `cancelled`;
             `gone`: it has no result any more, or was never submitted.
         reason: what holds it up, in words, such as `no room in the daily limit of tag nightly for $0.02`; else "".
     """

@@ -11,7 +11,7 @@ from farebox.batch import Batch
 from farebox.errors import BatchClosedError, InputError, JobConflictError, LedgerLostError, NoLedgerError
 from farebox.records import Job
 from farebox_worker.bus.admit import Fare, admit
-from farebox_worker.bus.claim import Ask, claim
+from farebox_worker.bus.claim import Ask, claim, new_name
 from farebox_worker.bus.lapse import lapse
 from farebox_worker.bus.renew import renew
 from farebox_worker.bus.settle import Settlement, settle
@@ -291,6 +291,10 @@ async def test_a_small_batch_behind_a_big_one_gets_half(batch, redis):
     await small.submit(jobs(40))
     mixed = [job.flow for job in await take(batch, 14)]
     assert mixed.count(f"farebox:flow:0:small:{LANE}") == 7
+
+
+def test_no_token_looks_like_an_option_of_a_command():
+    assert {(len(name), name.startswith("-")) for name in (new_name() for _ in range(1000))} == {(11, False)}
 
 
 async def test_a_higher_priority_goes_first(batch):

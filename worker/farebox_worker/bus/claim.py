@@ -51,12 +51,19 @@ class Claims:
     due_in_s: float | None
 
 
+def new_name() -> str:
+    """A claim's name, which begins the tokens of its attempts: people give those to commands, so it begins with no dash."""
+    while (name := secrets.token_urlsafe(8)).startswith("-"):
+        pass
+    return name
+
+
 async def claim(tongue: Tongue, asks: Sequence[Ask], *, lease_ms: int, only_batch: str = "", name: str = "") -> Claims:
     """Claim jobs over all lanes asked for. Asking again with the same `name` (11 characters) gives the same jobs.
 
     Raises: LedgerError; redis errors pass through.
     """
-    name = name or secrets.token_urlsafe(8)
+    name = name or new_name()
     arguments: list[Argument] = [name, lease_ms, only_batch, MAX_BYTES]
     for ask in asks:
         arguments += (ask.lane, ask.slots, ask.max_in_flight)

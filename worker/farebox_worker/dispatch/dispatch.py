@@ -10,7 +10,6 @@ import asyncio
 import logging
 import math
 import random
-import secrets
 from collections import Counter
 from collections.abc import Awaitable, Collection
 from functools import lru_cache
@@ -21,7 +20,7 @@ from farebox_worker.attempts import endings, sending
 from farebox_worker.attempts.attempt import UNPRICED, Attempt
 from farebox_worker.attempts.failures import Verdict
 from farebox_worker.bus.admit import Fare, admit
-from farebox_worker.bus.claim import Ask, Claimed, Claims, claim
+from farebox_worker.bus.claim import Ask, Claimed, Claims, claim, new_name
 from farebox_worker.bus.settle import Settlement
 from farebox_worker.clock import clock
 from farebox_worker.dispatch.balance import Balance
@@ -212,7 +211,7 @@ class Dispatch:
         lanes = [ask.lane for ask in asks]
         if not self._pacing.is_told(lanes):
             await self._outage.insist(lambda: self._pacing.tell(lanes))
-        name = secrets.token_urlsafe(8)  # the same one when it is sent again: then the same jobs come
+        name = new_name()  # the same one when it is sent again: then the same jobs come
         lease_ms = int(self._worker.lease_s * 1000)
         return await self._outage.insist(
             lambda: claim(self._tongue, asks, lease_ms=lease_ms, only_batch=self.only_batch, name=name)

@@ -49,8 +49,8 @@ class Fleet:
 
     @property
     def runnable(self) -> int:
-        """Jobs that more workers could run now: due, and neither running, nor parked, nor in a paused lane."""
-        return sum(lane.runnable for lane in self.lanes if lane.pause is None)
+        """Jobs that more workers could run now: due, and neither running, nor parked, nor in a lane that is paused or away."""
+        return sum(lane.runnable for lane in self.lanes if lane.pause is None and not lane.away)
 
 
 async def read_fleet(ledger: Ledger, kinds: Sequence[str]) -> Fleet:
@@ -141,6 +141,7 @@ def _lanes(lanes: Sequence[Lane]) -> Iterator[Metric]:
     yield gauge("farebox_lane_rate_limit", "What its provider allows per minute.", ["lane", "unit"], limits)
     yield gauge("farebox_lane_rate_used", "What of it the last minute took.", ["lane", "unit"], used)
     yield each("workers", "Processes that serve it.", {lane.name: lane.workers for lane in lanes})
+    yield each("away", "1 while none of its calls is answered.", {lane.name: float(bool(lane.away)) for lane in lanes})
     yield each("unserved_jobs", "Runnable jobs that nobody serves.", {lane.name: lane.unserved for lane in lanes})
     yield gauge(
         "farebox_lane_paused", "1 while nothing is claimed, by who said so.", ["lane", "by"],
