@@ -52,7 +52,7 @@ class Claims:
 
 
 def new_name() -> str:
-    """A claim's name, which begins the tokens of its attempts: people give those to commands, so it begins with no dash."""
+    """A claim's name, which begins the tokens of its attempts: people name them to commands: it begins with no dash."""
     while (name := secrets.token_urlsafe(8)).startswith("-"):
         pass
     return name
