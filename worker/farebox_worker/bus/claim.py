@@ -52,7 +52,7 @@ class Claims:
 
 
 def new_name() -> str:
-    """A claim's name, which begins the tokens of its attempts: people name them to commands: it begins with no dash."""
+    """A claim's name. The tokens of its attempts begin with it: no command may take them for options."""
     while (name := secrets.token_urlsafe(8)).startswith("-"):
         pass
     return name

@@ -49,7 +49,7 @@ class Fleet:
 
     @property
     def runnable(self) -> int:
-        """Jobs that more workers could run now: due, not running, not parked, and their lane neither paused nor away."""
+        """Jobs that more workers could run now: due, not running, not parked, in a lane neither paused nor away."""
         return sum(lane.runnable for lane in self.lanes if lane.pause is None and not lane.away)
 
 
