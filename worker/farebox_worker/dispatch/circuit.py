@@ -15,23 +15,26 @@ class Circuit:
     Args:
         most: so many failures in a row break it.
         found_s: a single call that runs so long without a failure beside it is as good as answered.
+
+    Attributes:
+        failures: in a row; while there are none, nothing needs to be told of a call.
     """
 
-    __slots__ = ("_again_s", "_broken_s", "_failures", "_found_s", "_most", "_since_s", "_tries", "_trying_s")
+    __slots__ = ("_again_s", "_broken_s", "_found_s", "_most", "_since_s", "_tries", "_trying_s", "failures")
 
     def __init__(self, most: int, *, found_s: float = math.inf) -> None:
         self._most, self._found_s = most, found_s
         self._close()
 
     def _close(self) -> None:
-        self._failures = self._tries = 0
+        self.failures = self._tries = 0
         self._since_s = self._broken_s = self._trying_s = math.inf
         self._again_s = -math.inf
 
     @property
     def is_broken(self) -> bool:
         """Whether only single calls may try."""
-        return self._failures >= self._most and time.monotonic() - self._trying_s < self._found_s
+        return self.failures >= self._most and time.monotonic() - self._trying_s < self._found_s
 
     @property
     def failing_s(self) -> float:
@@ -51,9 +54,9 @@ class Circuit:
 
     def failed(self) -> bool:
         """A call has failed; True when that broke it."""
-        self._failures += 1
+        self.failures += 1
         self._since_s, self._trying_s = min(self._since_s, time.monotonic()), math.inf
-        if self._failures == self._most:
+        if self.failures == self._most:
             self._broken_s = time.monotonic()
             self._pause()
             return True
@@ -61,9 +64,9 @@ class Circuit:
 
     def answered(self, took_s: float) -> bool:
         """A call was answered after so long; True when that closed it. What was sent before it broke tells nothing."""
-        if not self._failures or time.monotonic() - took_s < self._broken_s < math.inf:
+        if not self.failures or time.monotonic() - took_s < self._broken_s < math.inf:
             return False
-        was_broken = self._failures >= self._most
+        was_broken = self.failures >= self._most
         self._close()
         return was_broken
 

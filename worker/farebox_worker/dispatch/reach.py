@@ -67,19 +67,20 @@ class Reach:
         provider_id, server, own = self._known(lane)
         if provider_id not in self._let_in:
             self._since_s.setdefault(provider_id, time.monotonic())
-        server.sent()
-        own.sent()
+        if server.failures or own.failures:
+            server.sent()
+            own.sent()
 
     def ended(self, lane: str, verdict: Verdict | None, took_s: float) -> News:
         """A call has ended after so long, answered or failed by a verdict: say what that changes for others."""
         provider_id, server, own = self._known(lane)
         if verdict and verdict.failure_class == "unreachable":
             return "away" if server.failed() else ""
-        is_back = server.answered(took_s)
+        is_back = server.failures > 0 and server.answered(took_s)
         if verdict and verdict.failure_class in FAULTS:
             if own.failed():
                 return "away"
-        elif not verdict or verdict.action == "fail":
+        elif own.failures and (not verdict or verdict.action == "fail"):
             is_back |= own.answered(took_s)
         if is_back:
             return "back"
