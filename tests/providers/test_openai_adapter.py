@@ -1,6 +1,7 @@
 """The OpenAI adapter over real HTTP: what it sends, what it makes of answers, and what of failures."""
 
 import json
+from asyncio import CancelledError
 
 import aiohttp
 import pytest
@@ -395,3 +396,12 @@ def test_only_what_caused_a_failure_tells_whether_it_was_sent():
     error = aiohttp.ServerDisconnectedError()
     error.__context__ = ConnectionRefusedError()  # another call's failure, being handled when this one was made
     assert fate.lost("p", error, timeout_s=1, scrub=fate.Scrubber(KEY)).sent
+
+
+def test_a_connection_that_took_too_long_is_said_to_be_that():
+    error = aiohttp.ConnectionTimeoutError("Connection timeout to host http://x")
+    error.__cause__ = TimeoutError()
+    error.__cause__.__cause__ = CancelledError()
+    lost = fate.lost("p", error, timeout_s=1, scrub=fate.Scrubber(KEY))
+    assert str(lost) == "p could not be reached: ConnectionTimeoutError: Connection timeout to host http://x"
+    assert not lost.sent

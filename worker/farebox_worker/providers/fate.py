@@ -184,7 +184,9 @@ def lost(provider_id: str, error: BaseException, *, timeout_s: float, scrub: Scr
     if isinstance(error, TooLargeError):
         return ProviderError(provider_id, f"{provider_id} answered {error}", code="answer_too_large")
     chain = list(_causes(error))
-    root = chain[-1]
+    root = next(
+        (one for one in reversed(chain) if str(one)), chain[-1]
+    )  # a time-out's is a cancellation without a word
     reason = scrub.words(" ".join(f"{type(root).__name__}: {root}".split()).rstrip(": "), MAX_MESSAGE)
     if any(isinstance(cause, NEVER_SENT) for cause in chain):
         return ProviderConnectionError(provider_id, f"{provider_id} could not be reached: {reason}", sent=False)
