@@ -1,6 +1,7 @@
 """What others see of a process and of the fleet: over real HTTP, in the log, and in the page that documents both."""
 
 import ast
+import contextlib
 import json
 import logging
 import re
@@ -30,9 +31,6 @@ from farebox_worker.bus.admit import Verdict as Admission
 from farebox_worker.bus.claim import Ask, claim
 from farebox_worker.bus.pause import pause
 from farebox_worker.cli.options import _StderrHandler
-from farebox_worker.cli.worker import Flags
-from farebox_worker.cli.worker import _child as child
-from farebox_worker.configuration import load
 from farebox_worker.dispatch import witness as witness_module
 from farebox_worker.events import EVENTS, JsonLines, PlainLines, event, secrets_in
 from farebox_worker.meters import Histogram
@@ -243,20 +241,31 @@ def test_a_worker_whose_key_is_refused_or_missing_is_not_ready(desk, simulate, s
     assert "SIM_API_KEY" in why
 
 
-def test_processes_take_ports_one_after_the_other(desk):
-    settings = load(cwd=desk.home, environ={})
-    given = {"processes": 3, "burst": False, "batch": "", "parent": 0}
-    given |= {"quiet": False, "verbose": False, "log_json": True}
+def free_ports(count):
+    """The first of so many ports in a row that nobody listens on."""
+    while True:
+        with contextlib.ExitStack() as stack:
+            first = stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+            with contextlib.suppress(OSError, OverflowError):
+                for port in range(first + 1, first + count):
+                    stack.enter_context(socket.create_server(("127.0.0.1", port)))
+                return first
 
-    def ports(first):
-        flags = Flags(**given, metrics_port=first, metrics_host="::1")
-        words = [child(settings, flags, number) for number in range(3)]
-        assert all("--log-json" in one and one[-1] == "::1" for one in words)
-        return [one[one.index("--metrics-port") + 1] for one in words]
 
-    assert ports(9464) == ["9464", "9465", "9466"]
-    assert ports(0) == ["0", "0", "0"]
-    assert "--metrics-port" not in child(settings, Flags(**given, metrics_port=None, metrics_host="x"), 0)
+@pytest.mark.slow
+def test_processes_take_ports_one_after_the_other(desk, shared, start):
+    assert desk.run("budget", "set", 5).code == 0
+
+    def listening(port):
+        process, log = start("worker", "--processes", 3, "--log-json", "--metrics-port", port)
+        lines = wait_for(lambda: found if len(found := log.find("listening")) == 3 else [], "three listen")
+        process.terminate()
+        assert process.wait(20) == 0
+        return {int(line["url"].rpartition(":")[2]) for line in lines}
+
+    first = free_ports(3)
+    assert listening(first) == {first, first + 1, first + 2}
+    assert len(listening(0)) == 3
 
 
 def test_a_port_that_is_taken_is_an_error_that_says_so(desk):

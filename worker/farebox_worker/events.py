@@ -20,7 +20,7 @@ import msgspec
 EVENTS = frozenset({
     # a process
     "serving", "listening", "progress", "draining", "orphaned", "leaving", "ended", "stopped", "farewell_failed",
-    "process_killed", "process_ended",
+    "process_killed", "process_ended", "process_not_started",
     # jobs
     "claimed", "admitted", "refused", "parked", "sent", "answered", "cancelled", "retried", "failed", "returned",
     "settled", "settle_split", "settle_given_up", "lapsed", "crashed", "moved", "taken_over",

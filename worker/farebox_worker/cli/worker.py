@@ -8,7 +8,7 @@ import math
 import os
 import signal
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -16,10 +16,11 @@ import click
 from redis.exceptions import RedisError
 
 from farebox.errors import ConfigError, FareboxError, InputError
-from farebox_worker.cli.options import child_environment, child_flags, common, log_to_stderr, run_async, secrets_of
+from farebox_worker.cli.options import common, log_to_stderr, run_async, secrets_of
 from farebox_worker.cli.supervise import supervise
 from farebox_worker.events import event
 from farebox_worker.process.process import Process
+from farebox_worker.providers.factory import preload
 from farebox_worker.session import open_session
 from farebox_worker.settings import Settings
 from farebox_worker.shop import Shop
@@ -74,9 +75,8 @@ def worker(settings: Settings, metrics_port: int | None, metrics_host: str | Non
     if flags.metrics_port and flags.metrics_port + flags.processes - 1 > LAST_PORT:
         raise click.UsageError(f"--metrics-port: {flags.processes} processes need as many ports up to {LAST_PORT}.")
     log_to_stderr(is_quiet=flags.quiet, is_verbose=flags.verbose, is_json=flags.log_json, secrets=secrets_of(settings))
-    if flags.processes > 1:
-        commands = [_child(settings, flags, number) for number in range(flags.processes)]
-        sys.exit(supervise(commands, child_environment(settings)))
+    if flags.processes > 1 and not flags.parent:
+        flags = _one_of_many(settings, flags)
     try:
         run_async(_until_told(settings, flags))
     except (FareboxError, RedisError, OSError) as error:
@@ -107,7 +107,7 @@ async def _until_told(settings: Settings, flags: Flags) -> None:
 
 
 async def _serve(settings: Settings, flags: Flags) -> None:
-    from farebox_worker.observe.worker import observed  # noqa: PLC0415 - the supervisor does not need it
+    from farebox_worker.observe.worker import observed  # noqa: PLC0415 - `--help` needs it not
 
     async with (
         observed(flags.metrics_host, flags.metrics_port, secrets_of(settings)) as observe,
@@ -153,12 +153,15 @@ async def _follow(parent: int, process: Process) -> None:
     process.drain()
 
 
-def _child(settings: Settings, flags: Flags, number: int) -> list[str]:
-    """The command of one worker process; each has a port of its own: the first, the next, and so on."""
-    given = {"--burst": flags.burst, "--quiet": flags.quiet, "--verbose": flags.verbose, "--log-json": flags.log_json}
-    words = ["--parent", str(os.getpid()), *child_flags(settings)]
-    words += [flag for flag, is_given in given.items() if is_given]
-    if flags.metrics_port is not None:
-        port = flags.metrics_port + number if flags.metrics_port else 0
-        words += ["--metrics-port", str(port), "--metrics-host", flags.metrics_host]
-    return [sys.executable, "-m", "farebox_worker", "worker", *words]
+def _one_of_many(settings: Settings, flags: Flags) -> Flags:
+    """Fork the processes; the flags of each, which has a port of its own: the first, the next, and so on."""
+    import farebox_worker.observe.worker  # noqa: F401, PLC0415 - what is imported before the fork is shared
+
+    preload(provider.kind for provider in settings.providers.values())
+    supervisor = os.getpid()
+    number = supervise(flags.processes)
+    port = flags.metrics_port + number if flags.metrics_port else flags.metrics_port
+    if sys.platform == "darwin":  # its libraries end a process that forked and goes on without exec
+        words = ["--parent", str(supervisor), *(["--metrics-port", str(port)] if port is not None else [])]
+        os.execv(sys.executable, [*sys.orig_argv, *words])  # noqa: S606 - ourselves
+    return replace(flags, parent=supervisor, metrics_port=port)

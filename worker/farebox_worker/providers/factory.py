@@ -7,7 +7,9 @@ else.
 
 from __future__ import annotations
 
+import importlib
 import os
+from collections.abc import Iterable
 from importlib.metadata import entry_points
 from typing import Protocol, cast
 
@@ -50,6 +52,12 @@ class ProviderSettings(Protocol):
     def has_flex(self) -> bool:
         """Whether its server knows the service tier flex."""
         ...
+
+
+def preload(kinds: Iterable[str]) -> None:
+    """Import the SDKs of these kinds: processes that are forked from this one share them."""
+    for kind in {"openai", "anthropic"}.intersection(kinds):
+        importlib.import_module(f"farebox_worker.providers.{kind}")
 
 
 def make_provider(provider_id: str, settings: ProviderSettings, *, needs_key: bool = True) -> Adapter:
