@@ -117,15 +117,14 @@ def _is_child(child: Child, handlers: list[Any]) -> bool:
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         pid = os.fork()
-        if pid:
-            child.began(pid)
-            return False
+    except OSError as error:
+        pid = -1
+        child.failed(error)
+    if pid > 0:
+        child.began(pid)
+    elif pid == 0:
         os.setpgid(0, 0)  # Ctrl-C is the supervisor's to hand on
         for signum, handler in zip(ENDING, handlers, strict=True):
             signal.signal(signum, handler)
-    except OSError as error:
-        child.failed(error)
-        return False
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
-    return True
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+    return pid == 0
