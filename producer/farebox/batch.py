@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
+from typing import Literal
 
 from redis.exceptions import NoPermissionError, ResponseError
 
@@ -20,7 +21,7 @@ from farebox.keys import Keys, check_batch_id, check_lane, check_tag
 from farebox.ledger import PERIODS, Ledger
 from farebox.progress import Progress, progress_of
 from farebox.records import Job, Result, body_digest, decode_result, encode_job, job_id
-from farebox.scripts import ACKNOWLEDGE, CANCEL, SUBMIT, Argument, Tongue, evaluate
+from farebox.scripts import ACKNOWLEDGE, CANCEL, REOPEN, SUBMIT, Argument, Tongue, evaluate
 from farebox.streams import read_streams
 
 DEFAULT_BATCH = "default"  # single jobs of every program
@@ -180,17 +181,17 @@ class Batch:
         """Forget that these finished jobs were submitted, so that they can be asked again."""
         await self.forget_ids([self.job_id(job.custom_id) for job in jobs])
 
-    async def forget_ids(self, ids: Sequence[str], *, failed: bool = False) -> None:
+    async def forget_ids(self, ids: Sequence[str], *, counted: Literal["", "failed", "cancelled_jobs"] = "") -> None:
         """Forget that the jobs of these ids were submitted; they have finished, and can be asked again.
 
-        All of them had `failed`, if that is said: then they are not counted any more either.
+        All of them are `counted` so, if that is said: then they are not counted any more.
         """
         digests = [identity.removeprefix(self.keys.prefix) for identity in ids]
         for start in range(0, len(digests), 1000):
             gone = await self.redis.hdel(f"{self.keys.prefix}ids:{self.batch_id}", *digests[start : start + 1000])
-            if failed and gone:
+            if counted and gone:
                 async with self.redis.pipeline(transaction=True) as pipe:
-                    for count in ("submitted", "failed"):
+                    for count in ("submitted", counted):
                         pipe.hincrby(self.keys.batch(self.batch_id), count, -gone)
                     await pipe.execute()
 
@@ -285,6 +286,11 @@ class Batch:
             )
         _, first = await self.tongue.say(CANCEL, self.batch_id, "1" if now else "")
         return bool(first)
+
+    async def reopen(self) -> bool:
+        """Let a cancelled batch go on; True when it was cancelled. What has ended as cancelled by now stays so."""
+        _, was_cancelled = await self.tongue.say(REOPEN, self.batch_id)
+        return bool(was_cancelled)
 
     async def lanes(self, *, even_parked: bool = False) -> set[str]:
         """The lanes in which jobs of the batch wait for a worker or run.

@@ -79,6 +79,8 @@ async def test_a_producer_cancels_and_withdraws_without_a_single_refusal(enter, 
     flow = KEYS.flow(0, "b1", LANE)
     assert await withdraw(batch.tongue, flow, [batch.job_id("c0")]) == 1
     assert await batch.cancel()
+    assert await batch.reopen()
+    assert await batch.cancel()
     assert await serve(enter("worker")) == 0
     assert (await batch.progress()).cancelled_jobs == 3
     assert refusals(admin) == []

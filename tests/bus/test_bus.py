@@ -10,6 +10,7 @@ from tests.bus_support import LANE, LEASE, TTL, enter, finished, jobs, scopes, t
 from farebox.batch import Batch
 from farebox.errors import BatchClosedError, InputError, JobConflictError, LedgerLostError, NoLedgerError
 from farebox.records import Job
+from farebox.scripts import REOPEN
 from farebox_worker.bus.admit import Fare, admit
 from farebox_worker.bus.claim import Ask, claim, new_name
 from farebox_worker.bus.lapse import lapse
@@ -327,6 +328,27 @@ async def test_a_cancelled_batch_is_not_claimed_not_admitted_and_swept(batch, re
     assert (progress.succeeded, progress.cancelled_jobs, progress.complete) == (1, 4, True)
     with pytest.raises(BatchClosedError):
         await batch.submit(jobs(1, 9))
+
+
+async def test_a_cancelled_batch_that_is_reopened_goes_on_with_what_waits(batch, monkeypatch):
+    await batch.submit(jobs(5))
+    running = await take(batch, 1)
+    await enter(batch, running, 10)
+    assert not await batch.reopen(), "it is not cancelled"
+    await batch.cancel(now=True)
+    asked = batch.tongue.say
+
+    async def say(*words):
+        await asked(REOPEN, batch.batch_id)  # between what the sweep reads and what it writes
+        return await asked(*words)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(batch.tongue, "say", say)
+        assert await sweep(batch.tongue, results_ttl_ms=TTL) == 0
+    assert not await batch.redis.hexists(batch.keys.batch(batch.batch_id), "aborted")
+    assert len(await take(batch)) == 4
+    assert await sweep(batch.tongue, results_ttl_ms=TTL) == 0
+    assert (await batch.submit(jobs(1, 9))).created == 1
 
 
 async def test_a_sealed_batch_takes_nothing_new_until_it_is_opened_again(batch):

@@ -141,6 +141,7 @@ def test_nothing_is_global(name):
 ENOUGH = {
     "create": ["e"], "book": [1, 1, 1, 1, "global"], "reset": [], "fold": [10, 0, 0],
     "submit": ["n:flow:0:b:l", "b", "l", "n:1", "d", 0, 0, "p"], "limit": ["global", 5], "cancel": ["c", "1"],
+    "reopen": ["c"],
     "claim": ["abcdefghijk", 1000, "", 10, "l", 2, 0],
     "admit": [1, 1, "global", "n:flow:0:b:l", "1", "n:1", "abcdefghijk00000", 1, 1, 3, 9],
     "tune": ["lane:l", "set", 60, 1000],

@@ -246,9 +246,36 @@ def test_cancel_while_a_run_is_going(desk, simulate):
     assert simulated.bill()["calls"] == ended.json["succeeded"]
     assert_exactly_once(desk.out(), [f"p{n}" for n in range(100)])
     assert "cancelled" in ended.stderr
-    again = desk.run("run", "in.jsonl", "-m", "sim:sim-1", "--budget", 1, "-o", "out.jsonl")
-    assert again.code == 2
-    assert "another -o" in again.stderr
+    words = ["run", "in.jsonl", "-m", "sim:sim-1", "--budget", 1, "-o", "out.jsonl"]
+    refused = desk.run(*words)
+    assert (refused.code, "`farebox retry out.jsonl --class cancelled`" in refused.stderr) == (2, True)
+    assert "nothing to retry" in desk.run("retry", "out.jsonl").stderr
+    retried = desk.run("retry", "out.jsonl", "--class", "cancelled", "--json").json
+    assert (retried["retried"], retried["classes"]) == (ended.json["cancelled"], {"cancelled": ended.json["cancelled"]})
+    assert desk.run(*words).code == 0
+    assert_exactly_once(desk.out(), [f"p{n}" for n in range(100)])
+    assert simulated.bill()["calls"] == 100, "what was answered before is not paid again"
+    status = desk.run("status", batch, "--json").json
+    assert (status["succeeded"], status["cancelled"], status["state"]) == (100, 0, "complete")
+    assert status["spent_nusd"] == simulated.bill()["cost_nusd"]
+
+
+def test_a_run_that_was_cancelled_before_it_began_goes_on(desk, simulate):
+    simulated = simulate("--latency-ms", 1000)
+    desk.prompts(20)
+    words = ["run", "in.jsonl", "-m", "sim:sim-1", "--budget", 1, "-o", "out.jsonl"]
+    process = desk.start(*words, "--concurrency", 1)
+    while not (desk.home / "out.jsonl.farebox").exists():
+        time.sleep(0.02)
+        assert process.poll() is None
+    process.kill()
+    process.wait()
+    batch = desk.run("batches", "--json").json["batches"][0]["batch_id"]
+    assert desk.run("cancel", batch).code == 0
+    assert desk.run("retry", "out.jsonl", "--class", "cancelled").code == 0
+    assert desk.run(*words).code == 0
+    assert_exactly_once(desk.out(), [f"p{n}" for n in range(20)])
+    assert simulated.bill()["calls"] <= 21
 
 
 def test_limits_are_set_shown_and_lifted(desk):

@@ -335,6 +335,10 @@ class MoneyMachine(RuleBasedStateMachine):
         if stops:
             self.cancelled.add(name)
 
+    def reopen(self, name):
+        assert self.do(self.batches[name].reopen()) == (name in self.cancelled)
+        self.cancelled.discard(name)
+
     def sweep(self):
         waiting = [w for w in self.works.values() if w.batch in self.cancelled and not w.outcome and not w.running]
         swept = self.do(sweep(self.tongue, results_ttl_ms=TTL))
@@ -1044,7 +1048,9 @@ class MoneyMachine(RuleBasedStateMachine):
         self.reopens = False  # the next second does
 
     @rule(
-        what=st.sampled_from(("seal", "seal", "open again", "cancel", "sweep", "sweep", "book", "book", "reset")),
+        what=st.sampled_from(
+            ("seal", "seal", "open again", "cancel", "reopen", "sweep", "sweep", "book", "book", "reset")
+        ),
         name=st.sampled_from(BATCHES),
         cost=st.sampled_from((0, 5, 40)),
         lane=st.sampled_from(LANES),
@@ -1057,6 +1063,8 @@ class MoneyMachine(RuleBasedStateMachine):
                 self.open_again(name)
             case "cancel" if name != "b0":
                 self.cancel(name)
+            case "reopen":
+                self.reopen(name)
             case "sweep":
                 self.sweep()
             case "book":

@@ -276,13 +276,17 @@ each(gone_holds, function(...) redis.call('HDEL', P .. 'holds', ...) end)
 each(gone_doubts, function(...) redis.call('HDEL', P .. 'unconfirmed', ...) end)
 flush()
 
+local function is_spared(manner)  -- its batch has been reopened since it was to be swept
+  return manner.outcome == 'cancelled' and redis.call('HEXISTS', P .. 'batch:' .. manner.batch, 'cancelled') == 0
+end
+
 for n = 1, attempts do
   local id, manner = ids[n], manner_of[n]
   local flow, action = manner.flow, manner.action
   local mine = running[id] == tokens[n] .. flow
   local verdict = 'done'
   if action == 'sweep' then
-    if running[id] ~= '' or not finish(n, manner, place_of(id, manner)) then
+    if running[id] ~= '' or is_spared(manner) or not finish(n, manner, place_of(id, manner)) then
       verdict = 'repeat'
     elseif stop_waiting(flow) then  -- it may have been the one that the flow parked for
       open(flow)

@@ -35,7 +35,8 @@ def retry(settings: Settings, what: str, classes: tuple[str, ...], as_json: bool
     """Put the failed jobs of BATCH back, as new; their lines are replaced when results are collected again.
 
     With the FILE of a `farebox run` (IN or OUT), its failed lines are taken out of OUT, and the same `farebox run`
-    command asks them again. Answered jobs are left alone; what failed attempts cost stays counted.
+    command asks them again. Answered jobs are left alone; what failed attempts cost stays counted. A run that was
+    cancelled goes on likewise after --class cancelled.
 
     \b
     farebox retry nightly                       all that failed
@@ -48,6 +49,8 @@ def retry(settings: Settings, what: str, classes: tuple[str, ...], as_json: bool
     taken = counts.taken.total()
     if as_json:
         print_json({"retried": taken, "classes": dict(counts.taken), "left_failed": dict(counts.others)})
+    elif not taken and counts.reopened:
+        say(f"{what} goes on: run the same `farebox run` command again.")
     elif not taken:
         say(f"nothing to retry: no job of {what} has failed, or their results were collected and deleted.")
         if out is None and INVALID in classes:
@@ -103,7 +106,7 @@ async def _retry_file(settings: Settings, out_path: Path, classes: tuple[str, ..
         out.fit = Fit(known.schema) if known.schema else None
         async with open_session(at_the_earlier_place(settings, known), creates=True) as session:
             counts = await take_out_failed(await _batch_of(session, known), out, classes)
-    if counts.others and not counts.taken:
+    if counts.others and not counts.taken and not counts.reopened:
         raise _no_such_class(classes, counts.others)
     return counts
 

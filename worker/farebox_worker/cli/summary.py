@@ -137,7 +137,8 @@ def _notes(ending: Ending, plan: Plan, out: Path, flags: str) -> list[str]:
     if tally.outcomes["failed"] and not ending.reason:  # a reason says it, where it helps
         notes.append(f"The same command asks what failed again after `farebox retry {_name(out)}{flags}`.")
     if tally.outcomes["cancelled"]:
-        notes.append(f"{tally.outcomes['cancelled']:,} were cancelled.")
+        asking = f"`farebox retry {_name(out)} --class cancelled{flags}`"
+        notes.append(f"{tally.outcomes['cancelled']:,} were cancelled. The same command asks them after {asking}.")
     if plan.summary.bad:
         notes.append(f"{plan.summary.bad_lines:,} bad lines were left out.")
     return [*notes, *_doubts(ending.scope, flags), *ending.paused]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+import shlex
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from itertools import islice
@@ -23,7 +25,7 @@ from farebox_worker.files.output import OutputFile
 from farebox_worker.files.sidecar import Sidecar, sidecar_path
 from farebox_worker.run.follow import Follow
 from farebox_worker.run.screen import Screen
-from farebox_worker.session import Session
+from farebox_worker.session import Session, flags_from_here
 
 
 def earlier(out: Path) -> Sidecar | None:
@@ -72,7 +74,7 @@ async def settle_in(session: Session, batch: Batch, out: OutputFile, place: Side
     record = batch.keys.batch(batch.batch_id)
     is_new = not await session.redis.exists(record)
     if await session.redis.hexists(record, "cancelled"):
-        raise InputError(f"{out.path.name} belongs to a cancelled batch: start again with another -o.")
+        raise InputError(_how_to_go_on(out.path, flags_from_here(session.settings)))
     if is_new and out.spent_nusd:  # before the batch exists: a crash in between counts twice rather than never
         await session.ledger.carry_over([GLOBAL, f"batch:{batch.batch_id}"], out.spent_nusd)
         spent = dollars_from_nusd(out.spent_nusd)
@@ -80,6 +82,14 @@ async def settle_in(session: Session, batch: Batch, out: OutputFile, place: Side
     was_sealed = await batch.open(Path(place.input).name)
     sidecars.write(sidecar_path(out.path), place)
     return was_sealed
+
+
+def _how_to_go_on(out: Path, flags: str) -> str:
+    return (
+        f"{out.name} belongs to a cancelled batch: after "
+        f"`farebox retry {shlex.quote(os.path.relpath(out))} --class cancelled{flags}` the same command goes on. "
+        "Another -o starts again, and pays again for what is answered."
+    )
 
 
 def note_compared(out: OutputFile, place: Sidecar, compared: Compared | None) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from farebox.amend import is_of_class
 from farebox.batch import Batch
 from farebox.records import decode_job, decode_result
-from farebox_worker.files.failures_in import INVALID, class_of, failed_lines
+from farebox_worker.files.failures_in import CANCELLED, INVALID, class_of, failed_lines
 from farebox_worker.files.output import OutputFile
 from farebox_worker.run.follow import Follow
 
@@ -21,16 +21,18 @@ _SLICE = 500
 
 @dataclass(slots=True)
 class TakenOut:
-    """What was taken out of OUT, counted by class, and what else failed there."""
+    """What was taken out of OUT, counted by class, and what else failed there; whether its batch was cancelled, too."""
 
     taken: Counter[str] = field(default_factory=Counter)
     others: Counter[str] = field(default_factory=Counter)
+    reopened: bool = False
 
 
 async def take_out_failed(batch: Batch | None, out: OutputFile, classes: Collection[str]) -> TakenOut:
     """Take failed lines out of OUT, for the same `farebox run` to ask them again; no class means all of them.
 
-    Answers that do not match the schema go only when the class `invalid` is named: they are paid, and of some use.
+    Answers that do not match the schema go only when the class `invalid` is named: they are paid, and of some use. With
+    the class `cancelled` those go that were cancelled, and a cancelled batch goes on.
 
     First everything that has ended is written there and acknowledged, so that no old failure comes back; then the bus
     forgets these jobs; the file goes last. Killed in between, the same command goes on. `batch` is None when the bus
@@ -38,18 +40,22 @@ async def take_out_failed(batch: Batch | None, out: OutputFile, classes: Collect
     """
     if batch is not None:
         await Follow(batch, out).catch_up()
-    found, ids, invalid = TakenOut(), list[str](), list[str]()
-    for note in failed_lines(out.path, with_invalid=INVALID in classes):
-        if is_of_class(class_of(note), note.error_code, classes):
-            found.taken[class_of(note)] += 1
-            (invalid if note.invalid else ids).append(note.job)
+    found, failed, cancelled, invalid = TakenOut(), list[str](), list[str](), list[str]()
+    ids = {INVALID: invalid, CANCELLED: cancelled}
+    for note in failed_lines(out.path, also=classes):
+        failure_class = class_of(note)
+        if is_of_class(failure_class, note.error_code, classes):
+            found.taken[failure_class] += 1
+            ids.get(failure_class, failed).append(note.job)
         else:
-            found.others[class_of(note)] += 1
+            found.others[failure_class] += 1
     if batch is not None:
-        await batch.forget_ids(ids, failed=True)
+        await batch.forget_ids(failed, counted="failed")
+        await batch.forget_ids(cancelled, counted="cancelled_jobs")
         await batch.forget_ids(invalid)
-    if ids or invalid:
-        out.rewrite_without([*ids, *invalid])
+        found.reopened = CANCELLED in classes and await batch.reopen()
+    if found.taken:
+        out.rewrite_without([*failed, *cancelled, *invalid])
     return found
 
 
