@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
-from typing import Literal
 
 from redis.exceptions import NoPermissionError, ResponseError
 
@@ -177,21 +176,17 @@ class Batch:
         known = await self.redis.hmget(f"{self.keys.prefix}ids:{self.batch_id}", ids)
         return [was is not None and was.decode() != body_digest(job) for was, job in zip(known, jobs, strict=True)]
 
-    async def forget(self, jobs: Sequence[Job]) -> None:
-        """Forget that these finished jobs were submitted, so that they can be asked again."""
-        await self.forget_ids([self.job_id(job.custom_id) for job in jobs])
-
-    async def forget_ids(self, ids: Sequence[str], *, counted: Literal["", "failed", "cancelled_jobs"] = "") -> None:
+    async def forget(self, ids: Sequence[str], *, counted: Collection[str]) -> None:
         """Forget that the jobs of these ids were submitted; they have finished, and can be asked again.
 
-        All of them are `counted` so, if that is said: then they are not counted any more.
+        `counted` are the fields of the batch's record that count each of them, and will no more.
         """
         digests = [identity.removeprefix(self.keys.prefix) for identity in ids]
         for start in range(0, len(digests), 1000):
             gone = await self.redis.hdel(f"{self.keys.prefix}ids:{self.batch_id}", *digests[start : start + 1000])
-            if counted and gone:
+            if gone:
                 async with self.redis.pipeline(transaction=True) as pipe:
-                    for count in ("submitted", counted):
+                    for count in ("submitted", *counted):
                         pipe.hincrby(self.keys.batch(self.batch_id), count, -gone)
                     await pipe.execute()
 

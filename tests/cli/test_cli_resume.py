@@ -401,6 +401,8 @@ def test_an_answered_line_that_changed_is_refused_by_number(desk, simulate):
     assert simulated.bill()["calls"] == 12
     assert_exactly_once(desk.out(), [f"p{n}" for n in range(10)])
     assert redone.json["spent_nusd"] == simulated.bill()["cost_nusd"]
+    (batch,) = desk.run("batches", "--json").json["batches"]
+    assert (batch["submitted"], batch["succeeded"], batch["state"]) == (10, 10, "complete"), "each line counts once"
     assert desk.run(*run_words()).code == 0
 
 

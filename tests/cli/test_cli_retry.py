@@ -106,7 +106,7 @@ async def collect(stage, out, *, deletes):
     return follow
 
 
-@pytest.mark.parametrize("dies_at", ["forget_ids", "rewrite_without", "nowhere"])
+@pytest.mark.parametrize("dies_at", ["forget", "rewrite_without", "nowhere"])
 async def test_a_retry_that_is_killed_anywhere_loses_no_line_and_can_be_said_again(
     stage, tmp_path, monkeypatch, dies_at
 ):
@@ -119,7 +119,7 @@ async def test_a_retry_that_is_killed_anywhere_loses_no_line_and_can_be_said_aga
             def die(*_, **__):
                 raise KeyboardInterrupt
 
-            killed.setattr(stage.batch if dies_at == "forget_ids" else out, dies_at, die)
+            killed.setattr(stage.batch if dies_at == "forget" else out, dies_at, die)
             with pytest.raises(KeyboardInterrupt):
                 await take_out_failed(stage.batch, out, ["overloaded"])
             assert len(list(failed_lines(path))) == 4

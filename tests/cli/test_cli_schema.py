@@ -46,6 +46,8 @@ def test_retry_asks_them_again_only_when_their_class_is_named(labels):
     again = labels.run("run", "in.jsonl", *ECHO, "-o", "out.jsonl", "--json")
     assert (again.json["succeeded"], again.json["invalid"]) == (3, 2)
     assert again.json["spent_nusd"] > first["spent_nusd"]
+    (batch,) = labels.run("batches", "--json").json["batches"]
+    assert (batch["submitted"], batch["succeeded"]) == (3, 3), "each line counts once"
     assert labels.run("audit").code == 0
 
 

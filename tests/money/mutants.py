@@ -64,6 +64,11 @@ MUTANTS = [
         ("a flow that waits is not woken at the sooner time", "tonumber(known) > due", "tonumber(known) < due"),
     ),
     *of(
+        "reopen",
+        ("what waits in a batch that goes on is not found", "  if redis.call('ZCARD', flow) > 0 then open(flow) end\n"),
+        ("a batch that goes on is swept", "redis.call('SREM', P .. 'cancelled', batch)\n"),
+    ),
+    *of(
         "tally",
         ("a month's window counts nothing", "for per, of in pairs(WINDOWS) do", "for per, of in pairs({day = WINDOWS.day}) do"),
         ("money freed in a window reopens nothing", "freed[#freed + 1] = per .. ':' .. scope", "local _ = per"),

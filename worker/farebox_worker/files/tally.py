@@ -37,6 +37,7 @@ class Note(msgspec.Struct, frozen=True):
     latency_ms: int = 0
     reused_from: str = ""
     invalid: str = ""
+    capped_by_default: bool = False
 
 
 @dataclass(slots=True)

@@ -5,7 +5,8 @@ Lines are split at newlines only and read no deeper than their member `farebox`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
@@ -177,6 +178,15 @@ def _foreign(path: object) -> ForeignFileError:
 
 def _damaged(path: object, number: int) -> InputError:
     return InputError(f"{path}:{number}: not a line of Farebox's. Delete that line and run the same command again.")
+
+
+def notes_of(path: Path, job_ids: Collection[str]) -> Iterator[Note]:
+    """Read the notes of the lines of these jobs."""
+    with path.open("rb", buffering=1 << 20) as file:
+        for line in file:
+            note = note_of(line)
+            if note is not None and note.job in job_ids:
+                yield note
 
 
 def lines_without(file: BinaryIO, job_ids: Iterable[str]) -> Iterable[bytes]:

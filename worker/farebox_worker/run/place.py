@@ -23,7 +23,9 @@ from farebox_worker.files.content import Compared
 from farebox_worker.files.lines import Line
 from farebox_worker.files.output import OutputFile
 from farebox_worker.files.sidecar import Sidecar, sidecar_path
+from farebox_worker.files.written import notes_of
 from farebox_worker.run.follow import Follow
+from farebox_worker.run.retried import Counted
 from farebox_worker.run.screen import Screen
 from farebox_worker.session import Session, flags_from_here
 
@@ -151,10 +153,12 @@ async def reconcile(
     if withdrawn:
         screen.say(f"{withdrawn:,} jobs of an earlier run were still waiting and are not asked so now: withdrawn")
     if changed:
-        jobs = [line.job for line in changed if line.job]
-        out.rewrite_without([batch.job_id(job.custom_id) for job in jobs])
-        await batch.forget(jobs)
-        screen.say(f"{len(jobs)} lines changed since they were answered: they are asked again")
+        ids = {batch.job_id(line.job.custom_id) for line in changed if line.job}
+        answered = Counted(notes_of(out.path, ids))
+        out.rewrite_without(ids)
+        await answered.forget_in(batch)
+        await batch.forget(sorted(ids.difference(answered.ids)), counted=["succeeded"])  # who was killed just here
+        screen.say(f"{len(changed)} lines changed since they were answered: they are asked again")
     return not anew and not changed  # a call of what changed may still be answered
 
 

@@ -6,14 +6,15 @@ OUT stays the authority: a job without a line is asked, or collected, again. The
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from farebox.amend import is_of_class
 from farebox.batch import Batch
 from farebox.records import decode_job, decode_result
-from farebox_worker.files.failures_in import CANCELLED, INVALID, class_of, failed_lines
+from farebox_worker.files.failures_in import CANCELLED, class_of, failed_lines
 from farebox_worker.files.output import OutputFile
+from farebox_worker.files.tally import Note
 from farebox_worker.run.follow import Follow
 
 _SLICE = 500
@@ -28,6 +29,35 @@ class TakenOut:
     reopened: bool = False
 
 
+class Counted:
+    """Jobs that have their line, by what their batch counts them as."""
+
+    def __init__(self, notes: Iterable[Note] = ()) -> None:
+        self._ids: dict[tuple[str, ...], list[str]] = {}
+        for note in notes:
+            self.add(note)
+
+    def add(self, note: Note) -> None:
+        """Add the job of a line."""
+        words: list[str] = ["cancelled_jobs" if note.outcome == "cancelled" else note.outcome]
+        words += [f"finish:{note.finish}"] * bool(note.finish)
+        words += ["capped_by_default"] * (
+            note.capped_by_default and note.outcome == "succeeded" and not note.reused_from
+        )
+        words += ["reused"] * bool(note.reused_from)
+        self._ids.setdefault(tuple(words), []).append(note.job)
+
+    @property
+    def ids(self) -> list[str]:
+        """All of them."""
+        return [job for ids in self._ids.values() for job in ids]
+
+    async def forget_in(self, batch: Batch) -> None:
+        """Let their batch forget them, and count them no more."""
+        for words, ids in self._ids.items():
+            await batch.forget(ids, counted=words)
+
+
 async def take_out_failed(batch: Batch | None, out: OutputFile, classes: Collection[str]) -> TakenOut:
     """Take failed lines out of OUT, for the same `farebox run` to ask them again; no class means all of them.
 
@@ -40,22 +70,19 @@ async def take_out_failed(batch: Batch | None, out: OutputFile, classes: Collect
     """
     if batch is not None:
         await Follow(batch, out).catch_up()
-    found, failed, cancelled, invalid = TakenOut(), list[str](), list[str](), list[str]()
-    ids = {INVALID: invalid, CANCELLED: cancelled}
+    found, wanted = TakenOut(), Counted()
     for note in failed_lines(out.path, also=classes):
         failure_class = class_of(note)
         if is_of_class(failure_class, note.error_code, classes):
             found.taken[failure_class] += 1
-            ids.get(failure_class, failed).append(note.job)
+            wanted.add(note)
         else:
             found.others[failure_class] += 1
     if batch is not None:
-        await batch.forget_ids(failed, counted="failed")
-        await batch.forget_ids(cancelled, counted="cancelled_jobs")
-        await batch.forget_ids(invalid)
+        await wanted.forget_in(batch)
         found.reopened = CANCELLED in classes and await batch.reopen()
     if found.taken:
-        out.rewrite_without([*failed, *cancelled, *invalid])
+        out.rewrite_without(wanted.ids)
     return found
 
 
