@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from tests.cli_support import end_servers
 
 from farebox.errors import ServerError
 from farebox_worker.server import server_process
@@ -73,9 +74,7 @@ def data(tmp_path):
     """A data directory whose server, if a test left one, is ended after it."""
     path = tmp_path / "data"
     yield path
-    pid_file = path / "server.pid"
-    if pid_file.exists() and is_alive(pid := int(pid_file.read_text(encoding="ascii"))):
-        os.kill(pid, signal.SIGKILL)
+    end_servers(path)
 
 
 def ask(url: str, *command: object) -> object:
