@@ -80,5 +80,6 @@ def test_retry_of_a_fleets_batch_says_that_answers_stay(labels):
     assert labels.run("budget", "set", 5).code == 0
     assert labels.run("submit", "in.jsonl", "-m", "echo:echo", "--batch", "b").code == 0
     assert labels.run("worker", "--burst").code == 0
+    assert "submit those lines anew" in labels.run("retry", "b", "--class", "cancelled").stderr
     assert "Answers marked `invalid` are answers, and stay" in labels.run("retry", "b", "--class", "invalid").stderr
     assert "invalid" not in labels.run("retry", "b").stderr

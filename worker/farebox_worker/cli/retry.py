@@ -16,7 +16,7 @@ from farebox_worker.cli import suggest
 from farebox_worker.cli.options import common, json_option, print_json, run_async, say
 from farebox_worker.cli.place import at_the_earlier_place
 from farebox_worker.files import sidecar as sidecars
-from farebox_worker.files.failures_in import INVALID
+from farebox_worker.files.failures_in import CANCELLED, INVALID
 from farebox_worker.files.fit import Fit
 from farebox_worker.files.output import OutputFile, default_output
 from farebox_worker.files.sidecar import Sidecar, sidecar_path
@@ -55,6 +55,8 @@ def retry(settings: Settings, what: str, classes: tuple[str, ...], as_json: bool
         say(f"nothing to retry: no job of {what} has failed, or their results were collected and deleted.")
         if out is None and INVALID in classes:
             say(f"Answers marked `{INVALID}` are answers, and stay: submit their lines anew, as another batch.")
+        if out is None and CANCELLED in classes:
+            say("What was cancelled is taken out of memory: submit those lines anew, as another batch.")
     elif out is None:
         say(f"{_jobs(taken)} of {what} put back ({_listed(counts.taken)}); what becomes of them replaces their lines.")
     else:
