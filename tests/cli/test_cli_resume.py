@@ -403,6 +403,7 @@ def test_an_answered_line_that_changed_is_refused_by_number(desk, simulate):
     assert redone.json["spent_nusd"] == simulated.bill()["cost_nusd"]
     (batch,) = desk.run("batches", "--json").json["batches"]
     assert (batch["submitted"], batch["succeeded"], batch["state"]) == (10, 10, "complete"), "each line counts once"
+    assert sum(batch["finishes"].values()) == 10
     assert desk.run(*run_words()).code == 0
 
 

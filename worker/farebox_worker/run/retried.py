@@ -39,12 +39,13 @@ class Counted:
 
     def add(self, note: Note) -> None:
         """Add the job of a line."""
-        words: list[str] = ["cancelled_jobs" if note.outcome == "cancelled" else note.outcome]
-        words += [f"finish:{note.finish}"] * bool(note.finish)
-        words += ["capped_by_default"] * (
-            note.capped_by_default and note.outcome == "succeeded" and not note.reused_from
-        )
-        words += ["reused"] * bool(note.reused_from)
+        words = ["cancelled_jobs"] if note.outcome == "cancelled" else [str(note.outcome)]
+        if note.outcome == "succeeded":
+            words.append(f"finish:{note.finish or 'empty'}")
+            if note.reused_from:
+                words.append("reused")
+            elif note.capped_by_default:
+                words.append("capped_by_default")
         self._ids.setdefault(tuple(words), []).append(note.job)
 
     @property
