@@ -72,8 +72,9 @@ def test_a_worker_and_a_command_that_start_before_their_server_wait_for_it_and_s
     assert desk.run("status", batch, "--json").json["succeeded"] == 5
 
 
+@pytest.mark.usefixtures("_prompt_disk")
 def test_workers_on_the_embedded_server_bring_it_back_and_owe_nothing(desk, simulate):
-    simulated = simulate("--latency-ms", 50)
+    simulated = simulate("--latency-ms", 150)
     assert desk.run("budget", "set", 5).code == 0
     desk.prompts(200)
     submit(desk, "in.jsonl", "-m", "sim:sim-1")

@@ -9,7 +9,6 @@ import resource
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from pathlib import Path
 
@@ -178,17 +177,6 @@ def test_kill_9_of_the_server_too(desk, simulate):
     assert_exactly_once(desk.out(), [f"p{n}" for n in range(400)])
     assert ended.code == 0
     assert simulated.bill()["calls"] <= 400 + 8 * KILLS, "a server's crash may lose its last second"
-
-
-@pytest.fixture
-def _prompt_disk(desk):
-    """A data directory in memory: where a disk takes its time, a kill may lose what it has not taken yet."""
-    if not os.access("/dev/shm", os.W_OK):
-        yield
-        return
-    with tempfile.TemporaryDirectory(dir="/dev/shm", ignore_cleanup_errors=True) as place:
-        (desk.home / ".farebox").symlink_to(place)
-        yield
 
 
 @pytest.mark.usefixtures("_prompt_disk")

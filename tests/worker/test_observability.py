@@ -545,11 +545,13 @@ def test_a_histogram_counts_a_bound_within_and_the_rest_above():
 
 
 def test_an_outage_is_counted_once_however_often_it_is_met(caplog, monkeypatch):
-    outage = Outage()
+    outage, before = Outage(), time.monotonic()
     for _ in range(5):
         outage.begin(OSError("gone"))
-    outage.end()
-    outage.end()
+    outage.end(before)  # an answer that was on its way when the server went
+    assert outage.is_on
+    outage.end(time.monotonic())
+    outage.end(time.monotonic())
     outage.begin(OSError("what a connection met that was lost in it"))
     assert (outage.times, outage.is_on) == (1, False)
     monkeypatch.setattr(outage_module, "AFTERMATH_S", -1.0)

@@ -91,9 +91,9 @@ class Outage:
         """Take what is met in the next second for no new outage: connections are broken here, to be made anew."""
         self._aftermath_ends_s = time.monotonic() + AFTERMATH_S
 
-    def end(self) -> None:
-        """Note an answer."""
-        if self.is_on:
+    def end(self, asked_s: float) -> None:
+        """Note an answer to what was asked then; one that was on its way when the server went tells nothing."""
+        if self.is_on and asked_s >= self.began_s:
             self.is_on = False
             seconds = time.monotonic() - self.began_s
             self.past_s += seconds
@@ -107,6 +107,7 @@ class Outage:
         """
         wait_s = FIRST_WAIT_S
         while True:
+            asked_s = time.monotonic()
             try:
                 answer = await act()
             except LedgerError:
@@ -117,7 +118,7 @@ class Outage:
                 self.begin(error)
                 await self._bring_back(error)
             else:
-                self.end()
+                self.end(asked_s)
                 return answer
             await asyncio.sleep(wait_s * (0.5 + random.random()))
             wait_s = min(LONGEST_WAIT_S, wait_s * 2)

@@ -78,7 +78,7 @@ class Pulse:
         renewed = shown = clock() - HEARTBEAT_S
         tick_s = min(TICK_S, self._lease_s / 3)
         while True:
-            now = clock()
+            now, asked_s = clock(), time.monotonic()
             try:
                 async with self._half_open.watch():
                     if now - renewed >= self._lease_s / 3 - tick_s / 2:
@@ -89,7 +89,7 @@ class Pulse:
                     if now - shown >= HEARTBEAT_S or state["lanes"] != self._lanes:
                         await self._show(state)
                         shown = now
-                self._outage.end()
+                self._outage.end(asked_s)
             except LedgerError:
                 raise
             except (RedisError, OSError) as error:

@@ -180,6 +180,7 @@ class MainJob:
     async def _watch(self, feeding: asyncio.Task[None]) -> None:
         """Write results as they come, until every line is there or nothing can go on."""
         while not self._is_over(feeding):
+            asked_s = time.monotonic()
             try:
                 if await self._step(feeding):
                     return
@@ -191,7 +192,7 @@ class MainJob:
                 await self._revive()
                 await asyncio.sleep(LOOK_EVERY_S)
             else:
-                self._outage.end()
+                self._outage.end(asked_s)
 
     async def _step(self, feeding: asyncio.Task[None]) -> bool:
         """Write what came, look around from time to time; tell whether nothing can go on."""
