@@ -66,7 +66,6 @@ MUTANTS = [
     *of(
         "reopen",
         ("what waits in a batch that goes on is not found", "  if redis.call('ZCARD', flow) > 0 then open(flow) end\n"),
-        ("a batch that goes on is swept", "redis.call('SREM', P .. 'cancelled', batch)\n"),
     ),
     *of(
         "tally",
